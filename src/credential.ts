@@ -1,0 +1,103 @@
+import { type Refusal, refuse } from "./refusal.js";
+
+/** A place a credential may be read from: `Authorization: Bearer`, or the header of that name. */
+export type CredentialSource = "bearer" | "x-api-key" | "api-key" | "x-goog-api-key";
+
+export const DEFAULT_SOURCES: readonly CredentialSource[] = ["bearer", "x-api-key"];
+
+/**
+ * The headers of a request: those of `fetch`, Node's `rawHeaders`, or a record with names in any case.
+ *
+ * Node's `headers` silently drops a second `Authorization`; hand in `rawHeaders` or `headersDistinct`.
+ */
+export type HeaderSource =
+  | { get(name: string): string | null }
+  | readonly string[]
+  | Readonly<Record<string, string | readonly string[] | undefined>>;
+
+/** What a request presented. The secret is not judged yet: neither its form nor whether it exists. */
+export type Credential = { readonly secret: string } | { readonly refusal: Refusal };
+
+/** The longest header value that is looked at: far above the longest `Bearer` with the longest secret. */
+export const MAX_CREDENTIAL_LENGTH = 1_024;
+
+const MAX_SPACES = 8;
+
+/**
+ * Reads the credential of a request.
+ *
+ * The first source whose header is there, be it empty or nonsense, decides alone; the others are not
+ * consulted. Its header must occur once (else `credential_ambiguous`, also for a comma, with which runtimes
+ * join repeated fields), be 1 to 1,024 printable ASCII characters, and hold exactly one word, after
+ * `Bearer` in any case and 1 to 8 spaces where the source is `bearer` (else `credential_malformed`).
+ * Nothing is trimmed or decoded.
+ *
+ * Never throws: what cannot be read as headers has no credential (`credential_missing`).
+ */
+export function readCredential(
+  headers: HeaderSource,
+  sources: readonly CredentialSource[] = DEFAULT_SOURCES,
+): Credential {
+  try {
+    for (const source of sources) {
+      const values = fieldValues(headers, source === "bearer" ? "authorization" : source);
+      if (values.length > 0) return readValues(values, source);
+    }
+  } catch {
+    // A getter or proxy of the caller threw: there is nothing to read, and a request is not to end in a crash.
+  }
+  return { refusal: refuse("credential_missing") };
+}
+
+function readValues(values: readonly unknown[], source: CredentialSource): Credential {
+  const [value] = values;
+  if (values.length > 1) return { refusal: refuse("credential_ambiguous") };
+  if (typeof value !== "string" || value.length > MAX_CREDENTIAL_LENGTH) return malformed();
+  if (value.includes(",")) return { refusal: refuse("credential_ambiguous") };
+  const start = source === "bearer" ? afterBearer(value) : 0;
+  if (start === undefined || !isOneWord(value, start)) return malformed();
+  return { secret: value.slice(start) };
+}
+
+function malformed(): Credential {
+  return { refusal: refuse("credential_malformed") };
+}
+
+/** Where the word after `Bearer` begins. */
+function afterBearer(value: string): number | undefined {
+  if (value.slice(0, 6).toLowerCase() !== "bearer") return undefined;
+  let at = 6;
+  while (value[at] === " ") at++;
+  const spaces = at - 6;
+  return spaces >= 1 && spaces <= MAX_SPACES ? at : undefined;
+}
+
+/** Whether the rest of a value is one or more printable ASCII characters without a space. */
+function isOneWord(value: string, start: number): boolean {
+  for (let at = start; at < value.length; at++) {
+    const code = value.charCodeAt(at);
+    if (code < 0x21 || code > 0x7e) return false;
+  }
+  return value.length > start;
+}
+
+/** All values of a header, unchecked: whatever the caller handed in, an empty list means it is not there. */
+function fieldValues(headers: unknown, name: string): readonly unknown[] {
+  if (typeof headers !== "object" || headers === null) return [];
+  if (Array.isArray(headers)) {
+    return headers.filter((_, at) => at % 2 === 1 && isName(headers[at - 1], name));
+  }
+  if ("get" in headers && typeof headers.get === "function") {
+    return present(headers.get(name));
+  }
+  return Object.entries(headers).flatMap(([key, value]) => (isName(key, name) ? present(value) : []));
+}
+
+function isName(key: unknown, name: string): boolean {
+  return typeof key === "string" && key.length === name.length && key.toLowerCase() === name;
+}
+
+function present(value: unknown): readonly unknown[] {
+  if (value === undefined || value === null) return [];
+  return Array.isArray(value) ? value : [value];
+}

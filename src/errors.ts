@@ -1,0 +1,54 @@
+/**
+ * Everything that can go wrong without being anybody's refusal. A fault is answered 503, never as a pass
+ * and never as a statement about the key.
+ */
+export type FaultCode =
+  /** The store did not answer, answered too late, or could not say whether a write happened. */
+  | "store_unavailable"
+  /** A stored document does not parse, is missing where one must exist, or went back in time. */
+  | "document_invalid"
+  /** A document was written by a newer version of this package. */
+  | "format_newer"
+  /** A document reached one of its stated bounds. */
+  | "document_full"
+  /** `close()` was called; nothing new is accepted. */
+  | "closed"
+  /** More requests wait for the store than `MAX_WAITING`. */
+  | "overloaded"
+  /** The key named in a call of the keyring does not exist. */
+  | "key_not_found"
+  /** A change that the key's state forbids, such as enabling a revoked key. */
+  | "key_state"
+  /** The policy was changed by somebody else since `ifPolicyVersion`. */
+  | "policy_conflict"
+  /** An option or a policy is wrong: the message names the path, what was received and what would be right. */
+  | "invalid_options";
+
+const BRAND = Symbol.for("keystile.error");
+
+/**
+ * The one error class of this package. Switch on `code`; `cause` keeps what a store or a runtime threw.
+ * Use `isKeystileError` rather than `instanceof` where two copies of the package may be loaded.
+ */
+export class KeystileError extends Error {
+  readonly code: FaultCode;
+  /** For a failed write: whether it is known not to have happened. */
+  readonly mayHaveHappened: boolean;
+
+  constructor(
+    code: FaultCode,
+    message: string,
+    details: { readonly cause?: unknown; readonly mayHaveHappened?: boolean } = {},
+  ) {
+    super(message, details.cause === undefined ? undefined : { cause: details.cause });
+    this.name = "KeystileError";
+    this.code = code;
+    this.mayHaveHappened = details.mayHaveHappened ?? false;
+    Object.defineProperty(this, BRAND, { value: true });
+  }
+}
+
+/** Whether a value is a `KeystileError`, also one of another copy of this package. */
+export function isKeystileError(value: unknown): value is KeystileError {
+  return value instanceof Error && (value as { [BRAND]?: unknown })[BRAND] === true;
+}

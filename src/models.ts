@@ -1,0 +1,113 @@
+import { KeystileError } from "./errors.js";
+
+/** The part of a policy that is about models. Absent: every model, and none denied. */
+export interface ModelPolicy {
+  readonly allowedModels?: readonly string[] | undefined;
+  readonly deniedModels?: readonly string[] | undefined;
+}
+
+/** How many patterns a list holds, and how long each may be, when a policy is written. */
+export const MAX_PATTERNS = 256;
+export const MAX_PATTERN_LENGTH = 256;
+
+/** No list allows a longer name: the work of matching is bounded by its length times that of the patterns. */
+export const MAX_MODEL_LENGTH = 512;
+
+/**
+ * Judges the models a request asks for; `undefined` means that nothing speaks against it.
+ *
+ * Every model named must be allowed. `null` says that the route has none, and passes. If it is not known
+ * which are asked for (`undefined`, an empty list, a member that is not a string or is empty), a policy with
+ * a list refuses; one without lists has no opinion. Never throws.
+ */
+export function judgeModels(
+  models: string | readonly string[] | null | undefined,
+  policy: ModelPolicy,
+): "model_not_allowed" | "model_undetermined" | undefined {
+  if (models === null || !hasLists(policy)) return undefined;
+  const named: readonly unknown[] = Array.isArray(models) ? models : [models];
+  if (named.length === 0 || !isNames(named)) return "model_undetermined";
+  const allowed = named.every((model) => isModelAllowed(model, policy.allowedModels, policy.deniedModels));
+  return allowed ? undefined : "model_not_allowed";
+}
+
+/** The models of a list that a policy allows, in order: what such a key may see of a `/v1/models` answer. */
+export function filterModels<T extends { readonly id: string }>(
+  models: readonly T[],
+  policy: ModelPolicy,
+): T[] {
+  return models.filter((model) => isModelAllowed(model.id, policy.allowedModels, policy.deniedModels));
+}
+
+/**
+ * Whether one model is allowed: no denied pattern matches it, and an allowed one does.
+ *
+ * Patterns match whole names, case-sensitively; `*` stands for any characters but `/`, `**` for any at all.
+ * No `allowed` means all, an empty one means none. Under any list, a name that is no string or is longer than
+ * 512 characters is not allowed. Takes time proportional to the length of the name times that of the patterns.
+ */
+export function isModelAllowed(
+  model: string,
+  allowed: readonly string[] | undefined,
+  denied: readonly string[] | undefined,
+): boolean {
+  if (allowed === undefined && denied === undefined) return true;
+  if (typeof model !== "string" || model.length > MAX_MODEL_LENGTH) return false;
+  if (denied?.some((pattern) => matchesPattern(pattern, model))) return false;
+  return allowed === undefined || allowed.some((pattern) => matchesPattern(pattern, model));
+}
+
+/**
+ * Checks a list of patterns that is about to be written: 1 to 256 of them, 1 to 256 characters each.
+ *
+ * An empty list is refused because it could mean all or none: leave it out, or disable the key.
+ *
+ * @throws KeystileError `invalid_options`, naming the path of the offending entry.
+ */
+export function checkModelPatterns(entries: unknown, path: string): asserts entries is readonly string[] {
+  if (!Array.isArray(entries) || entries.length === 0 || entries.length > MAX_PATTERNS) {
+    const received = Array.isArray(entries) ? `${entries.length}` : typeof entries;
+    throw invalid(path, `expected a list of 1 to ${MAX_PATTERNS} patterns, received ${received}`);
+  }
+  for (const [at, entry] of entries.entries()) {
+    if (typeof entry !== "string") throw invalid(`${path}[${at}]`, `expected text, received ${typeof entry}`);
+    if (entry === "" || entry.length > MAX_PATTERN_LENGTH) {
+      throw invalid(
+        `${path}[${at}]`,
+        `expected 1 to ${MAX_PATTERN_LENGTH} characters, received ${entry.length}`,
+      );
+    }
+  }
+}
+
+/** Whether a pattern matches a name. Exported for its proof of cost; use `isModelAllowed`. */
+export function matchesPattern(pattern: string, model: string): boolean {
+  const star = pattern.indexOf("*");
+  if (star === -1) return pattern === model;
+  return model.startsWith(pattern.slice(0, star)) && matchesTokens(tokensOf(pattern), model);
+}
+
+/**
+ * Reads the name once and keeps, for every beginning of the pattern, whether it matches all that was read.
+ * No choice is ever taken back, so no pattern can make this slow.
+ */
+function matchesTokens(tokens: readonly string[], model: string): boolean {
+  const matches = [true];
+  for (const [at, token] of tokens.entries()) matches[at + 1] = matches[at] === true && token[0] === "*";
+  for (const character of characters(model)) {
+    let diagonal = matches[0] === true;
+    matches[0] = false;
+    for (const [at, token] of tokens.entries()) {
+      const before = matches[at + 1] === true;
+      if (token[0] !== "*") matches[at + 1] = diagonal && token === character;
+      else matches[at + 1] = matches[at] === true || (before && (token === "**" || character !== "/"));
+      diagonal = before;
+    }
+  }
+  return matches[tokens.length] === true;
+}
+
+/** Single characters, `*`, and `**` for any longer run of stars. */
+function tokensOf(pattern: string): readonly string[] {
+  return pattern.replace(/\*{3,}/g, "**").match(/\*\*|[^]/g) ?? [];
+}

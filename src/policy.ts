@@ -1,0 +1,107 @@
+import { type Address, compileStoredRanges, inRanges, parseAddress, type Ranges } from "./address.js";
+import type { KeyRecord } from "./documents.js";
+import { KeystileError } from "./errors.js";
+import { judgeModels } from "./models.js";
+import { type Reason, type Refusal, refuse } from "./refusal.js";
+import { sameDigest } from "./secret.js";
+
+/** The normalised view of a request that policies judge. */
+export interface Facts {
+  /** The client's address; undefined when unknown, which a key with an address list refuses. */
+  readonly address?: string | Address | undefined;
+  /**
+   * The model or models asked for, all of which must be allowed. `null` says that the route has none;
+   * undefined that it could not be told, which a key with a model list refuses.
+   */
+  readonly model?: string | readonly string[] | null | undefined;
+  /** Digests of the secret presented, one per pepper. Left out in tests of a policy alone. */
+  readonly digests?: readonly string[];
+}
+
+export type PolicyOutcome =
+  | { readonly allowed: true }
+  | { readonly allowed: false; readonly refusal: Refusal };
+
+/** How far ahead of the store a document's own memory of time may be before it counts as corrupt. */
+const MAX_AHEAD_MS = 300_000;
+
+/**
+ * Judges the rules of a key that count nothing, in the order of the refusal table: secret, state, expiry,
+ * address, model. Pure: the same arguments always give the same answer.
+ *
+ * @param now store time in milliseconds. A record that has seen a later time is judged by that one.
+ * @throws KeystileError `document_invalid` when the record has seen a time more than 5 minutes ahead of `now`.
+ */
+export function evaluatePolicy(record: KeyRecord, facts: Facts, now: number): PolicyOutcome {
+  const arrival = evaluateArrival(record, facts, now);
+  if (!arrival.allowed) return arrival;
+  return outcome(judgeModels(facts.model, record.policy));
+}
+
+/** The part of `evaluatePolicy` that can be judged before the body is read: all but the model. */
+export function evaluateArrival(record: KeyRecord, facts: Facts, now: number): PolicyOutcome {
+  return outcome(
+    judgeSecret(record, facts.digests, latestTime(record, now)) ??
+      judgeState(record, latestTime(record, now)) ??
+      judgeAddress(record, facts.address),
+  );
+}
+
+function outcome(reason: Reason | undefined): PolicyOutcome {
+  return reason === undefined ? { allowed: true } : { allowed: false, refusal: refuse(reason) };
+}
+
+/** A clock that steps back revives nothing; one that is far behind what was seen is a fault. */
+function latestTime(record: KeyRecord, now: number): number {
+  if (record.latestMs - now > MAX_AHEAD_MS) {
+    throw new KeystileError(
+      "document_invalid",
+      `A key document has seen a time ${record.latestMs - now} ms ahead of the store's clock. Check the clock.`,
+    );
+  }
+  return Math.max(record.latestMs, now);
+}
+
+function judgeSecret(
+  { secrets }: KeyRecord,
+  digests: readonly string[] | undefined,
+  now: number,
+): Reason | undefined {
+  if (digests === undefined) return undefined;
+  const live = secrets.some(
+    ({ digest, endsAtMs }) =>
+      (endsAtMs === null || now < endsAtMs) && digests.some((presented) => sameDigest(presented, digest)),
+  );
+  return live ? undefined : "key_unknown";
+}
+
+function judgeState({ policy }: KeyRecord, now: number): Reason | undefined {
+  if (policy.state === "revoked") return "key_revoked";
+  if (policy.state === "disabled") return "key_disabled";
+  return isExpired(policy.expiresAtMs, now) ? "key_expired" : undefined;
+}
+
+/** Dead at the instant itself. What is neither null nor a time means expired, never "no expiry". */
+function isExpired(expiresAtMs: unknown, now: number): boolean {
+  if (expiresAtMs === null) return false;
+  return !Number.isSafeInteger(expiresAtMs) || now >= (expiresAtMs as number);
+}
+
+function judgeAddress({ policy }: KeyRecord, address: Facts["address"]): Reason | undefined {
+  const { allowedIps } = policy;
+  if (allowedIps === undefined) return undefined;
+  const parsed = typeof address === "string" ? parseAddress(address) : address;
+  return parsed !== undefined && inRanges(rangesOf(allowedIps), parsed) ? undefined : "address_not_allowed";
+}
+
+/** Parsing a list of ranges costs a hundred times what matching costs, so it is done once per list. */
+const compiled = new WeakMap<readonly string[], Ranges>();
+
+function rangesOf(entries: readonly string[]): Ranges {
+  let ranges = compiled.get(entries);
+  if (ranges === undefined) {
+    ranges = compileStoredRanges(entries);
+    compiled.set(entries, ranges);
+  }
+  return ranges;
+}
