@@ -49,6 +49,15 @@ export function readCredential(
   return { refusal: refuse("credential_missing") };
 }
 
+/** All values of another header, such as `x-forwarded-for`. Never throws: what cannot be read is not there. */
+export function headerValues(headers: HeaderSource, name: string): readonly string[] {
+  try {
+    return fieldValues(headers, name).filter((value) => typeof value === "string");
+  } catch {
+    return [];
+  }
+}
+
 function readValues(values: readonly unknown[], source: CredentialSource): Credential {
   const [value] = values;
   if (values.length > 1) return { refusal: refuse("credential_ambiguous") };
@@ -90,7 +99,9 @@ function fieldValues(headers: unknown, name: string): readonly unknown[] {
   if ("get" in headers && typeof headers.get === "function") {
     return present(headers.get(name));
   }
-  return Object.entries(headers).flatMap(([key, value]) => (isName(key, name) ? present(value) : []));
+  const record = headers as Readonly<Record<string, unknown>>;
+  const names = Object.keys(record).filter((key) => isName(key, name));
+  return names.flatMap((key) => present(record[key]));
 }
 
 function isName(key: unknown, name: string): boolean {

@@ -49,11 +49,7 @@ export interface Decided {
  * @throws TypeError for a cost that is no integer from 0 to 2^53 - 1.
  * @throws KeystileError `document_invalid` when the key has seen a time far ahead of `now`; `document_full`.
  */
-export function decide(
-  documents: Documents,
-  request: DecideRequest,
-  now: number,
-): Decided {
+export function decide(documents: Documents, request: DecideRequest, now: number): Decided {
   const { facts, cost = 1, node = "local", holdUntilMs = now + 60_000 } = request;
   assertCost(cost);
 
@@ -95,6 +91,8 @@ function standing(record: KeyRecord, now: number): Pick<Granted, "limits" | "quo
 /** @throws TypeError for anything but an integer from 0 to 2^53 - 1. */
 export function assertCost(cost: unknown): asserts cost is number {
   if (typeof cost !== "number" || !Number.isSafeInteger(cost) || cost < 0) {
-    throw new TypeError(`A cost must be an integer from 0 to ${Number.MAX_SAFE_INTEGER}, received ${String(cost)}.`);
+    throw new TypeError(
+      `A cost must be an integer from 0 to ${Number.MAX_SAFE_INTEGER}, received ${String(cost)}.`,
+    );
   }
 }

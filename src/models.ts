@@ -84,7 +84,8 @@ export function checkModelPatterns(entries: unknown, path: string): asserts entr
 export function matchesPattern(pattern: string, model: string): boolean {
   const star = pattern.indexOf("*");
   if (star === -1) return pattern === model;
-  return model.startsWith(pattern.slice(0, star)) && matchesTokens(tokensOf(pattern), model);
+  if (!model.startsWith(pattern.slice(0, star))) return false;
+  return matchesTokens(tokensOf(pattern.slice(star)), model.slice(star));
 }
 
 /**
@@ -93,21 +94,43 @@ export function matchesPattern(pattern: string, model: string): boolean {
  */
 function matchesTokens(tokens: readonly string[], model: string): boolean {
   const matches = [true];
-  for (const [at, token] of tokens.entries()) matches[at + 1] = matches[at] === true && token[0] === "*";
-  for (const character of characters(model)) {
-    let diagonal = matches[0] === true;
+  for (const [at, token] of tokens.entries()) matches[at + 1] = matches[at] === true && isStar(token);
+  for (const unit of model.split("")) {
+    let previous = matches[0] === true;
     matches[0] = false;
     for (const [at, token] of tokens.entries()) {
-      const before = matches[at + 1] === true;
-      if (token[0] !== "*") matches[at + 1] = diagonal && token === character;
-      else matches[at + 1] = matches[at] === true || (before && (token === "**" || character !== "/"));
-      diagonal = before;
+      const current = matches[at + 1] === true;
+      const takesUnit = token === "**" || (token === "*" && unit !== "/");
+      matches[at + 1] = isStar(token)
+        ? matches[at] === true || (takesUnit && current)
+        : previous && token === unit;
+      previous = current;
     }
   }
   return matches[tokens.length] === true;
 }
 
-/** Single characters, `*`, and `**` for any longer run of stars. */
+/** Single code units, `*`, and `**` for any longer run of stars. */
 function tokensOf(pattern: string): readonly string[] {
-  return pattern.replace(/\*{3,}/g, "**").match(/\*\*|[^]/g) ?? [];
+  return (pattern.match(/\*+|[^*]/g) ?? []).map((token) => (token.startsWith("**") ? "**" : token));
+}
+
+function isStar(token: string): boolean {
+  return token.startsWith("*");
+}
+
+function hasLists({ allowedModels, deniedModels }: ModelPolicy): boolean {
+  return allowedModels !== undefined || deniedModels !== undefined;
+}
+
+/** Unlike `every`, this also sees the holes of a sparse array. */
+function isNames(values: readonly unknown[]): values is readonly string[] {
+  for (const value of values) {
+    if (typeof value !== "string" || value === "") return false;
+  }
+  return true;
+}
+
+function invalid(path: string, problem: string): KeystileError {
+  return new KeystileError("invalid_options", `${path}: ${problem}.`);
 }

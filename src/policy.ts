@@ -82,7 +82,7 @@ function judgeState({ policy }: KeyRecord, now: number): Reason | undefined {
 }
 
 /** Dead at the instant itself. What is neither null nor a time means expired, never "no expiry". */
-function isExpired(expiresAtMs: unknown, now: number): boolean {
+export function isExpired(expiresAtMs: unknown, now: number): boolean {
   if (expiresAtMs === null) return false;
   return !Number.isSafeInteger(expiresAtMs) || now >= (expiresAtMs as number);
 }

@@ -56,7 +56,7 @@ export function reserve(record: KeyRecord, cost: number, node: string, renewByMs
  * blocks the next request.
  */
 export function settle(record: KeyRecord, { node, held }: Reservation, actual: number): KeyRecord {
-  const charged = { [KEY_PURSE]: actual };
+  const charged: Amounts = actual > 0 ? { [KEY_PURSE]: actual } : {};
   if (node === null) return book(record, charged, 1);
 
   const live = record.nodes[node];
@@ -75,30 +75,49 @@ export function settle(record: KeyRecord, { node, held }: Reservation, actual: n
 
 /**
  * Collects the holds of processes that did not renew them in time: charged as used or given back, as the policy's
- * `onCrash` says. Remembers them for an hour (the latest 64), so that a process that comes back can correct them.
+ * `onCrash` says. Entries remain as memory for an hour, so that a process that comes back finds out what became of
+ * its attempts and can correct what was collected: the latest 64 collected ones and the latest 64 that held nothing.
  * Returns the same record when there is nothing to do.
  */
 export function expireHolds(record: KeyRecord, now: number): KeyRecord {
   const expired = Object.entries(record.nodes).filter(([, entry]) => entry.renewByMs <= now);
-  const forgotten = Object.values(record.collected).some((entry) => isForgotten(entry.collectedAtMs, now));
-  if (expired.length === 0 && !forgotten) return record;
+  const holding = expired.filter(([, entry]) => isHolding(entry));
+  const forgotten = [
+    ...oldest(
+      expired.filter(([, entry]) => !isHolding(entry)),
+      ([, entry]) => entry.renewByMs,
+      0,
+      now,
+    ),
+    ...oldest(Object.entries(record.collected), ([, entry]) => entry.collectedAtMs, holding.length, now),
+  ].map(([node]) => node);
+  if (holding.length === 0 && forgotten.length === 0) return record;
 
   const mode = record.policy.onCrash;
   const nodes = { ...record.nodes };
   const collected = { ...record.collected };
-  // Never earlier than an entry that is there: of one process, the older identity must be forgotten first.
-  const collectedAtMs = Math.max(now, ...Object.values(collected).map((entry) => entry.collectedAtMs));
   let booked = record;
-  for (const [node, { seq, held }] of expired) {
+  for (const [node, { seq, held }] of holding) {
     delete nodes[node];
-    collected[node] = { seq, collectedAtMs, mode, collected: held };
+    collected[node] = { seq, collectedAtMs: now, mode, collected: held };
     if (mode === "charge") booked = book(booked, held, 1);
   }
-  const remembered = Object.entries(collected)
-    .filter(([, entry]) => !isForgotten(entry.collectedAtMs, now))
-    .sort(([, a], [, b]) => b.collectedAtMs - a.collectedAtMs || b.seq - a.seq)
-    .slice(0, MAX_COLLECTED);
-  return { ...booked, nodes, collected: Object.fromEntries(remembered) };
+  for (const node of forgotten) {
+    delete nodes[node];
+    delete collected[node];
+  }
+  return { ...booked, nodes, collected };
+}
+
+/**
+ * Whether an entry that was to be renewed by `renewByMs` may have been there and be forgotten by now. Before that,
+ * its absence proves that it was never written.
+ */
+export function mayBeForgotten(record: KeyRecord, renewByMs: number, now: number): boolean {
+  if (renewByMs > now) return false;
+  const drained = Object.values(record.nodes).filter((entry) => !isHolding(entry));
+  const isFull = Object.keys(record.collected).length >= MAX_COLLECTED || drained.length >= MAX_COLLECTED;
+  return isFull || renewByMs + COLLECTED_KEPT_MS <= now;
 }
 
 /** The quota's numbers. Debt shows as `remaining: 0` with `used` above `limit`. */
@@ -123,8 +142,20 @@ export function newEntry(record: KeyRecord): NodeEntry {
   return { seq: 0, open: 0, renewByMs: 0, held: {} };
 }
 
-function isForgotten(collectedAtMs: number, now: number): boolean {
-  return collectedAtMs + COLLECTED_KEPT_MS <= now;
+function isHolding({ open, held }: NodeEntry): boolean {
+  return open > 0 || Object.keys(held).length > 0;
+}
+
+/** The entries to forget: those older than an hour, and the oldest beyond 64 with `arriving` more to come. */
+function oldest<E>(
+  entries: readonly E[],
+  atMs: (entry: E) => number,
+  arriving: number,
+  now: number,
+): readonly E[] {
+  const byAge = entries.toSorted((a, b) => atMs(a) - atMs(b));
+  const surplus = Math.max(0, entries.length + arriving - MAX_COLLECTED);
+  return byAge.filter((entry, index) => index < surplus || atMs(entry) + COLLECTED_KEPT_MS <= now);
 }
 
 function heldBy(record: KeyRecord): number {
@@ -138,6 +169,7 @@ function amount(amounts: Amounts): number {
 }
 
 function book(record: KeyRecord, amounts: Amounts, sign: 1 | -1): KeyRecord {
+  if (Object.keys(amounts).length === 0) return record;
   return { ...record, used: add(record.used, amounts, sign) };
 }
 

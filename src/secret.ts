@@ -131,7 +131,7 @@ function randomCharacters(randomBytes: (count: number) => Uint8Array): string {
     for (const byte of randomBytes(BYTES_PER_DRAW)) {
       if (byte < FIRST_REJECTED) characters += ALPHABET.charAt(byte % ALPHABET.length);
       if (characters.length < RANDOM_LENGTH) continue;
-      if (new Set(characters).size < MIN_DISTINCT) throw new TypeError("The source of random bytes is stuck.");
+      if (new Set(characters).size < MIN_DISTINCT) throw new TypeError("The source of bytes is stuck.");
       return characters;
     }
   }

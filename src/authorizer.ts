@@ -1,0 +1,277 @@
+import { clientAddress } from "./address.js";
+import { type HeaderSource, headerValues, readCredential } from "./credential.js";
+import { assertCost, decide, type Granted } from "./decide.js";
+import { type KeyRecord, type Policy, parseSecretRecord, secretDocumentId } from "./documents.js";
+import { KeystileError } from "./errors.js";
+import type { GroupCommit, Step } from "./group-commit.js";
+import type { LimitStatus } from "./limits.js";
+import { isModelAllowed } from "./models.js";
+import type { Settings } from "./options.js";
+import { evaluateArrival, type Facts } from "./policy.js";
+import { type QuotaStatus, settle } from "./quota.js";
+import { type Refusal, refuse } from "./refusal.js";
+import type { Runtime } from "./runtime.js";
+import { digestsOf, hasValidChecksum, isSecret } from "./secret.js";
+import type { StoreSession } from "./store-session.js";
+
+/** What is known of a request before its body is read. */
+export interface Arrival {
+  /** `fetch` headers, or Node's `rawHeaders` or `headersDistinct` (its `headers` hides duplicates). */
+  readonly headers: HeaderSource;
+  /** The socket's peer. Never an address out of a header: those are read here, if `trustedProxies` says so. */
+  readonly address?: string | undefined;
+}
+
+/** What is known once the body was read. */
+export interface Admission {
+  /** The model or models asked for; `null`: this route has none; undefined: could not be told. */
+  readonly model?: Facts["model"];
+  /** The estimated cost: an integer from 0 to 2^53 - 1 in the operator's unit. Default 1. */
+  readonly cost?: number;
+}
+
+/** Whose request it is. */
+export interface KeyIdentity {
+  readonly id: string;
+  readonly owner?: string;
+  readonly name?: string;
+  readonly metadata: Readonly<Record<string, string>>;
+}
+
+/** The first phase passed: key, state, expiry and address, by the documents at hand. */
+export interface Identified {
+  readonly allowed: true;
+  readonly key: KeyIdentity;
+  /**
+   * The second phase: all rules again, with model and money, confirmed by one atomic write.
+   * @throws TypeError for a bad cost; KeystileError on a fault. Neither consumes anything.
+   */
+  admit(admission?: Admission): Promise<Decision>;
+}
+
+/** The request may pass, and its cost is held. End it with `settle` or `void`: the first call decides. */
+export interface Allowed {
+  readonly allowed: true;
+  readonly key: KeyIdentity;
+  /** What was judged; forward nothing else. */
+  readonly model: Facts["model"];
+  readonly estimate: number;
+  readonly limits: readonly LimitStatus[];
+  readonly quota: QuotaStatus;
+  /** Whether the key's lists allow a model, for filtering a list of models or choosing a fallback. */
+  canUseModel(model: string): boolean;
+  /** Notes what it has cost so far: what is booked if nobody says more. @throws TypeError for a bad cost */
+  observe(cost: number): void;
+  /**
+   * Books the actual cost: `cost`, else what was observed, else the estimate. Resolves when it is stored; until then
+   * the estimate stays held, so a crash loses nothing. Need not be awaited. @throws TypeError for a bad cost
+   */
+  settle(cost?: number): Promise<void>;
+  /** Gives everything back, for a request that came to nothing. Resolves when it is stored. */
+  void(): Promise<void>;
+}
+
+/** The request may not pass. Nothing was consumed. */
+export interface Refused {
+  readonly allowed: false;
+  readonly refusal: Refusal;
+  readonly limits: readonly LimitStatus[];
+  /** Known from the moment the key was found; for logs, not for the client. */
+  readonly key?: KeyIdentity;
+}
+
+export type Decision = Allowed | Refused;
+
+export interface Authorizer {
+  identify(arrival: Arrival): Promise<Identified | Refused>;
+  authorize(request: Arrival & Admission): Promise<Decision>;
+  /** Settles requests that outlived `requestTimeoutMs`. */
+  sweep(): void;
+  /** Refuses new requests, waits for open ones, settles what is still open after `drainMs`. */
+  drain(): Promise<void>;
+}
+
+type Located = { readonly keyId: string; readonly record: KeyRecord };
+type Granting = { readonly verdict: Granted; readonly record: KeyRecord };
+
+/**
+ * The path of a request: credential, digest, secret document, key document, policy, limits, quota, decision.
+ *
+ * What is cached may only suggest. An allowance is confirmed by the write that holds its cost; a refusal by a read or
+ * a check begun after the request arrived, so a key just issued, enabled or widened elsewhere is never refused.
+ */
+export function authorizer(
+  settings: Settings,
+  runtime: Runtime,
+  session: StoreSession,
+  commit: GroupCommit,
+): Authorizer {
+  const { peppers, checksum, credentials, trustedProxies, cacheSize, drainMs, requestTimeoutMs } = settings;
+  const prefixes = Object.values(settings.prefixes);
+  const keyIds = new Map<string, string>();
+  const open = new Map<Allowed, number>();
+  let closed = false;
+  let onEmpty: (() => void) | undefined;
+
+  async function identify({ headers, address }: Arrival): Promise<Identified | Refused> {
+    if (closed) throw new KeystileError("closed", "This instance was closed; it accepts no more requests.");
+    const credential = readCredential(headers, credentials);
+    if ("refusal" in credential) return refused(credential.refusal);
+    const { secret } = credential;
+    if (!isSecret(secret, prefixes) || (checksum === "require" && !hasValidChecksum(secret))) {
+      return refused(refuse("credential_malformed"));
+    }
+    const forwarded = trustedProxies === undefined ? undefined : headerValues(headers, "x-forwarded-for");
+    const facts = {
+      digests: digestsOf(secret, peppers),
+      address: clientAddress(address, forwarded, trustedProxies),
+    };
+    return locate(facts);
+  }
+
+  /** Finds the key and judges it, by cached documents if they allow, else by fresh ones. */
+  async function locate(
+    facts: Facts & { readonly digests: readonly string[] },
+  ): Promise<Identified | Refused> {
+    const cachedId = facts.digests.map((digest) => keyIds.get(digest)).find((id) => id !== undefined);
+    const cached = cachedId === undefined ? undefined : commit.cached(cachedId);
+    if (cachedId !== undefined && cached !== undefined && !session.isStale()) {
+      if (evaluateArrival(cached, facts, session.now()).allowed) {
+        return identified({ keyId: cachedId, record: cached }, facts);
+      }
+    }
+    const keyId = cachedId ?? (await findKeyId(facts.digests));
+    if (keyId === undefined) return refused(refuse("key_unknown"));
+    const record = await commit.fetch(keyId);
+    if (record === undefined) return gone(facts.digests);
+    const outcome = evaluateArrival(record, facts, session.now());
+    if (!outcome.allowed) return refused(outcome.refusal, { keyId, record });
+    return identified({ keyId, record }, facts);
+  }
+
+  /** A secret's document never changes, so one that was seen is remembered; absence never is. */
+  async function findKeyId(digests: readonly string[]): Promise<string | undefined> {
+    const found = await Promise.all(digests.map((digest) => session.fetch(secretDocumentId(digest))));
+    for (const [index, document] of found.entries()) {
+      if (document === undefined) continue;
+      const { keyId } = parseSecretRecord(document);
+      remember(keyIds, digests[index] as string, keyId, cacheSize);
+      return keyId;
+    }
+    return undefined;
+  }
+
+  /** A key that was purged took its secrets along. A secret that leads nowhere is a store that lost something. */
+  async function gone(digests: readonly string[]): Promise<Refused> {
+    for (const digest of digests) keyIds.delete(digest);
+    if ((await findKeyId(digests)) === undefined) return refused(refuse("key_unknown"));
+    throw new KeystileError("document_invalid", "A secret's key document is missing from the store.");
+  }
+
+  function identified(
+    { keyId, record }: Located,
+    arrived: Facts & { readonly digests: readonly string[] },
+  ): Identified {
+    async function admit({ model, cost = 1 }: Admission = {}): Promise<Decision> {
+      assertCost(cost);
+      const facts = { ...arrived, model };
+      const granting = await commit.decide(
+        keyId,
+        (current, { node, now, holdUntilMs }) => {
+          const request = { facts, cost, node, holdUntilMs };
+          const { documents, verdict } = decide({ key: current }, request, now);
+          return { record: documents.key, outcome: { verdict, record: documents.key } };
+        },
+        ({ verdict }) =>
+          verdict.allowed && verdict.reservation.node !== null ? ending(verdict.reservation, 0) : undefined,
+      );
+      if (granting === undefined) return gone(arrived.digests);
+      const { verdict, record: decidedOn } = granting;
+      if (!verdict.allowed) return refused(verdict.refusal, { keyId, record: decidedOn }, verdict.limits);
+      return allowed({ verdict, record: decidedOn }, keyId, model, cost);
+    }
+    return { allowed: true, key: identityOf(keyId, record), admit };
+  }
+
+  function allowed(
+    { verdict, record }: Granting,
+    keyId: string,
+    model: Facts["model"],
+    estimate: number,
+  ): Allowed {
+    const { reservation, limits, quota } = verdict;
+    let observed: number | undefined;
+    let ended: Promise<void> | undefined;
+
+    function end(actual: number): Promise<void> {
+      assertCost(actual);
+      if (ended === undefined) {
+        open.delete(decision);
+        if (open.size === 0) onEmpty?.();
+        const nothingToBook = reservation.node === null && actual === 0;
+        ended = nothingToBook ? Promise.resolve() : commit.post(keyId, ending(reservation, actual));
+      }
+      return ended;
+    }
+
+    const decision: Allowed = {
+      allowed: true,
+      key: identityOf(keyId, record),
+      model,
+      estimate,
+      limits,
+      quota,
+      canUseModel: (name) => isModelAllowed(name, record.policy.allowedModels, record.policy.deniedModels),
+      observe(cost) {
+        assertCost(cost);
+        observed = cost;
+      },
+      settle: (cost) => end(cost ?? observed ?? estimate),
+      void: () => end(0),
+    };
+    open.set(decision, runtime.monotonicMs());
+    return decision;
+  }
+
+  return {
+    identify,
+    async authorize(request) {
+      const arrival = await identify(request);
+      return arrival.allowed ? arrival.admit(request) : arrival;
+    },
+    sweep() {
+      const tooOld = runtime.monotonicMs() - requestTimeoutMs;
+      for (const [decision, sinceMs] of open) if (sinceMs <= tooOld) void decision.settle();
+    },
+    async drain() {
+      closed = true;
+      if (open.size > 0) {
+        await new Promise<void>((resolve) => {
+          onEmpty = resolve;
+          runtime.setTimer(resolve, drainMs);
+        });
+      }
+      for (const decision of [...open.keys()]) void decision.settle();
+    },
+  };
+}
+
+function ending(reservation: Granted["reservation"], actual: number): Step<void> {
+  return (record) => ({ record: settle(record, reservation, actual), outcome: undefined });
+}
+
+function refused(refusal: Refusal, located?: Located, limits: readonly LimitStatus[] = []): Refused {
+  if (located === undefined) return { allowed: false, refusal, limits };
+  return { allowed: false, refusal, limits, key: identityOf(located.keyId, located.record) };
+}
+
+function identityOf(id: string, { owner, policy }: KeyRecord): KeyIdentity {
+  const { name, metadata = {} }: Policy = policy;
+  return { id, ...(owner !== undefined && { owner }), ...(name !== undefined && { name }), metadata };
+}
+
+/** A bounded cache: the oldest goes first. */
+function remember(cache: Map<string, string>, name: string, value: string, size: number): void {
+  cache.set(name, value);
+  if (cache.size > size) cache.delete(cache.keys().next().value as string);
+}

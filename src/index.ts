@@ -1,0 +1,27 @@
+export type {
+  Admission,
+  Allowed,
+  Arrival,
+  Decision,
+  Identified,
+  KeyIdentity,
+  Refused,
+} from "./authorizer.js";
+export type { CredentialSource, HeaderSource } from "./credential.js";
+export type { Decided, DecideRequest, Denied, Granted, Verdict } from "./decide.js";
+export { decide } from "./decide.js";
+export type { Documents, InFlightLimit, KeyRecord, Limit, Policy, RequestLimit } from "./documents.js";
+export type { FaultCode } from "./errors.js";
+export { isKeystileError, KeystileError } from "./errors.js";
+export type { IssuedKey, Keyring, KeyView } from "./keyring.js";
+export type { Keystile } from "./keystile.js";
+export { createKeystile } from "./keystile.js";
+export type { LimitStatus } from "./limits.js";
+export type { IssueInput, KeystileOptions, PolicyInput } from "./options.js";
+export type { Facts, PolicyOutcome } from "./policy.js";
+export { evaluatePolicy } from "./policy.js";
+export type { QuotaStatus, Reservation } from "./quota.js";
+export type { Reason, Refusal, RefusalStatus, RefusalType } from "./refusal.js";
+export type { Runtime } from "./runtime.js";
+export type { Pepper, SecretPrefixes } from "./secret.js";
+export type { Document, Json, ListQuery, Store, Write, WriteResult } from "./store.js";

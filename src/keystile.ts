@@ -1,0 +1,64 @@
+import { type Authorizer, authorizer } from "./authorizer.js";
+import { groupCommit } from "./group-commit.js";
+import { type Keyring, keyring } from "./keyring.js";
+import { type KeystileOptions, parseKeystileOptions } from "./options.js";
+import { systemRuntime } from "./runtime.js";
+import { storeSession } from "./store-session.js";
+
+/** The turnstile. One per process and store is enough; every method may be called concurrently. */
+export interface Keystile {
+  readonly keys: Keyring;
+  /** The first of two phases: judges credential, key and address before a body is read. Faults are thrown. */
+  readonly identify: Authorizer["identify"];
+  /** Both phases at once. Faults are thrown. */
+  readonly authorize: Authorizer["authorize"];
+  /** The realm named in 401 answers. */
+  readonly realm: string;
+  /**
+   * Waits until everything booked so far is stored, at most `timeoutMs` (default `storeTimeoutMs`), and tells how many
+   * bookings are not. For processes that may be frozen after an answer (`waitUntil`).
+   */
+  flush(timeoutMs?: number): Promise<number>;
+  /**
+   * Answers new requests with a fault, waits `drainMs` for those in flight, settles the rest at what was observed or
+   * estimated, and stores it. `unwritten` counts what could not be stored; its holds expire as `onCrash` says.
+   * The store is left open.
+   */
+  close(): Promise<{ readonly unwritten: number }>;
+}
+
+/**
+ * Makes a turnstile in front of an API.
+ *
+ * @throws KeystileError `invalid_options`, naming the option, what was received and what would be right.
+ */
+export function createKeystile(options: KeystileOptions): Keystile {
+  const settings = parseKeystileOptions(options);
+  const { holdMs, storeTimeoutMs, cacheSize, drainMs, realm, runtime = systemRuntime } = settings;
+  const session = storeSession(settings.store, runtime, storeTimeoutMs);
+  const processId = Array.from(runtime.randomBytes(9), (byte) => byte.toString(36).padStart(2, "0")).join("");
+  const commit = groupCommit({ session, runtime, processId, holdMs, storeTimeoutMs, cacheSize });
+  const requests = authorizer(settings, runtime, session, commit);
+
+  // Often enough that a hold is renewed well before a third of its life is left, even if one tick is missed.
+  const tickMs = holdMs / 6;
+  let cancelTick = runtime.setTimer(tick, tickMs);
+  function tick(): void {
+    requests.sweep();
+    commit.renew();
+    cancelTick = runtime.setTimer(tick, tickMs);
+  }
+
+  return {
+    keys: keyring(settings, runtime, session, commit),
+    identify: requests.identify,
+    authorize: requests.authorize,
+    realm,
+    flush: (timeoutMs = storeTimeoutMs) => commit.flush(timeoutMs),
+    async close() {
+      await requests.drain();
+      cancelTick();
+      return { unwritten: await commit.flush(Math.max(drainMs, storeTimeoutMs)) };
+    },
+  };
+}

@@ -1,0 +1,334 @@
+import { z } from "zod";
+import { compileRanges, type Ranges } from "./address.js";
+import { type CredentialSource, DEFAULT_SOURCES } from "./credential.js";
+import type { Limit, Policy, RequestLimit } from "./documents.js";
+import { KeystileError } from "./errors.js";
+import { bucketName, capacity, isRequestLimit } from "./limits.js";
+import { checkModelPatterns } from "./models.js";
+import type { Runtime } from "./runtime.js";
+import { DEFAULT_PREFIXES, isSecretPrefix, type Pepper, type SecretPrefixes } from "./secret.js";
+import type { Store } from "./store.js";
+
+/** Options of `createKeystile`. Parsed once, copied and frozen; a wrong one throws there. */
+export interface KeystileOptions {
+  /** Where the documents are kept. Nothing is created in it and it is never closed: that is yours to do. */
+  readonly store: Store;
+  /** What secrets begin with. Each 1 to 32 of `A-Z a-z 0-9 _ -`, ending in `-` or `_`. Default `sk-` and `sk-sub-`. */
+  readonly prefixes?: Partial<SecretPrefixes>;
+  /**
+   * `require` refuses secrets without a valid checksum before the store is asked, for operators all of whose keys
+   * were made here. Default `off`: keys made elsewhere work. It is never evidence that a key is genuine.
+   */
+  readonly checksum?: "off" | "require";
+  /**
+   * Keys of the HMAC under which secrets are digested, so that a copy of the store is useless. The first signs, all
+   * verify. Each at least 32 characters, at most 8 of them. Default none: plain SHA-256.
+   */
+  readonly peppers?: readonly Pepper[];
+  /** Where a credential is read, in order of precedence. Default `bearer`, then `x-api-key`. */
+  readonly credentials?: readonly CredentialSource[];
+  /** Addresses and ranges of proxies whose `X-Forwarded-For` is believed. At most 256. Default none. */
+  readonly trustedProxies?: readonly string[];
+  /** The realm named in a 401. Printable ASCII without quotes, at most 128 characters. Default `api`. */
+  readonly realm?: string;
+  /**
+   * What happens to the reservations of a process that died: `charge` them (the money was probably spent) or
+   * `release` them (outside the promise that nothing is overspent). Default of the keys issued here. Default `charge`.
+   */
+  readonly onCrash?: Policy["onCrash"];
+  /**
+   * How long the reservations of a process live if it says nothing more; renewed in the background while requests
+   * run. More than `storeTimeoutMs`, 1 s to 24 h. Default 60 s.
+   */
+  readonly holdMs?: number;
+  /** How long the store may take before the answer is 503. 10 ms to 60 s. Default 5 s. */
+  readonly storeTimeoutMs?: number;
+  /** How long `close()` waits for requests in flight. 0 to 10 min. Default 10 s. */
+  readonly drainMs?: number;
+  /** A request that ends neither way is settled at what was observed after this time. 1 s to 24 h. Default 1 h. */
+  readonly requestTimeoutMs?: number;
+  /** How many keys are kept in memory beyond those in use. 1 to 1,000,000. Default 10,000. */
+  readonly cacheSize?: number;
+  /** Monotonic time, timers and randomness, for tests. */
+  readonly runtime?: Runtime;
+}
+
+/** What a key may do, as it is written. Wrong policies throw here, not when a request comes. */
+export interface PolicyInput {
+  /** For people. 1 to 256 characters. */
+  readonly name?: string;
+  /** A `Date`, integer milliseconds, or ISO 8601 with `Z` or an offset, in the future. Default `null`: never. */
+  readonly expiresAt?: Date | number | string | null;
+  /** Addresses and ranges, at most 256. `null` or left out: any. */
+  readonly allowedIps?: readonly string[] | null;
+  /** Exact names or patterns: `*` within a segment, `**` across `/`. At most 256. `null` or left out: all. */
+  readonly allowedModels?: readonly string[] | null;
+  /** As `allowedModels`; wins over it. */
+  readonly deniedModels?: readonly string[] | null;
+  /**
+   * `{ requests, windowMs, burst? }`: requests per window, leaky bucket, windows of 1 s to 31 days;
+   * `{ inFlight }`: requests at a time. At most 16, each window once. Default none.
+   */
+  readonly limits?: readonly Limit[];
+  /** How much may ever be used, an integer in your unit. Default `null`: unlimited, but counted. */
+  readonly quota?: number | null;
+  /** As the option of `createKeystile`, for this key. */
+  readonly onCrash?: Policy["onCrash"];
+  /** Up to 32 members, names up to 64 and values up to 512 characters. Shown with every decision. */
+  readonly metadata?: Readonly<Record<string, string>>;
+}
+
+export interface IssueInput extends PolicyInput {
+  /** Who the key belongs to. 1 to 256 characters. Cannot be changed later. */
+  readonly owner?: string;
+  /** Which prefix the secret gets. Default `standard`. */
+  readonly kind?: keyof SecretPrefixes;
+}
+
+/** The options of a running instance: complete, compiled. */
+export interface Settings {
+  readonly store: Store;
+  readonly prefixes: SecretPrefixes;
+  readonly checksum: "off" | "require";
+  readonly peppers: readonly Pepper[];
+  readonly credentials: readonly CredentialSource[];
+  readonly trustedProxies: Ranges | undefined;
+  readonly realm: string;
+  readonly onCrash: Policy["onCrash"];
+  readonly holdMs: number;
+  readonly storeTimeoutMs: number;
+  readonly drainMs: number;
+  readonly requestTimeoutMs: number;
+  readonly cacheSize: number;
+  readonly runtime: Runtime | undefined;
+}
+
+const text = z.string().min(1).max(256);
+const DAY_MS = 86_400_000;
+const MAX_WINDOW_MS = 31 * DAY_MS;
+
+const prefix = z.string().refine(isSecretPrefix, "expected 1 to 32 of A-Z a-z 0-9 _ - that end in - or _");
+const pepper = z.strictObject({
+  id: text,
+  secret: z.string().min(32).refine(isVaried, "expected random text"),
+});
+
+function methods<T>(...names: readonly string[]): z.ZodType<T> {
+  return z.custom<T>(
+    (value) => names.every((name) => typeof (value as Record<string, unknown> | null)?.[name] === "function"),
+    `expected an object with the functions ${names.join(", ")}`,
+  );
+}
+
+const keystileOptions = z.strictObject({
+  store: methods<Store>("read", "write", "list", "close"),
+  prefixes: z.strictObject({ standard: prefix.optional(), subscription: prefix.optional() }).optional(),
+  checksum: z.enum(["off", "require"]).default("off"),
+  peppers: z.array(pepper).max(8).default([]),
+  credentials: z
+    .array(z.enum(["bearer", "x-api-key", "api-key", "x-goog-api-key"]))
+    .min(1)
+    .default([...DEFAULT_SOURCES]),
+  trustedProxies: z.array(z.string()).default([]),
+  realm: z
+    .string()
+    .max(128)
+    .regex(/^[\x20\x21\x23-\x5b\x5d-\x7e]+$/, "expected printable ASCII without quotes and backslashes")
+    .default("api"),
+  onCrash: z.enum(["charge", "release"]).default("charge"),
+  holdMs: z.int().min(1_000).max(DAY_MS).default(60_000),
+  storeTimeoutMs: z.int().min(10).max(60_000).default(5_000),
+  drainMs: z.int().min(0).max(600_000).default(10_000),
+  requestTimeoutMs: z.int().min(1_000).max(DAY_MS).default(3_600_000),
+  cacheSize: z.int().min(1).max(1_000_000).default(10_000),
+  runtime: methods<Runtime>("monotonicMs", "setTimer", "random", "randomBytes").optional(),
+});
+
+const limit = z.union([
+  z.strictObject({
+    requests: z.int().min(1),
+    windowMs: z.int().min(1_000).max(MAX_WINDOW_MS),
+    burst: z.int().min(1).optional(),
+  }),
+  z.strictObject({ inFlight: z.int().min(1) }),
+]);
+
+const policyShape = {
+  name: text.optional(),
+  expiresAt: z
+    .union([z.date(), z.int(), z.iso.datetime({ offset: true }), z.null()], {
+      error: "expected a Date, integer milliseconds, ISO 8601 with Z or an offset, or null",
+    })
+    .optional(),
+  allowedIps: z.array(z.string()).nullable().optional(),
+  allowedModels: z.array(z.string()).nullable().optional(),
+  deniedModels: z.array(z.string()).nullable().optional(),
+  limits: z.array(limit).max(16).optional(),
+  quota: z.int().min(0).nullable().optional(),
+  onCrash: z.enum(["charge", "release"]).optional(),
+  metadata: z
+    .record(z.string().min(1).max(64), z.string().max(512))
+    .refine((members) => Object.keys(members).length <= 32, "expected at most 32 members")
+    .optional(),
+};
+
+const policyInput = z.strictObject(policyShape);
+const issueInput = z.strictObject({
+  ...policyShape,
+  owner: text.optional(),
+  kind: z.enum(["standard", "subscription"]).default("standard"),
+});
+
+/** @throws KeystileError `invalid_options` naming the path, what was received and what would be right. */
+export function parseKeystileOptions(options: KeystileOptions): Settings {
+  const parsed = parse(keystileOptions, options, "options");
+  const { trustedProxies, peppers, holdMs, storeTimeoutMs } = parsed;
+  const prefixes = { ...DEFAULT_PREFIXES, ...defined(parsed.prefixes ?? {}) };
+  if (prefixes.standard === prefixes.subscription)
+    throw invalid("options.prefixes", "expected two different prefixes");
+  if (new Set(peppers.map(({ id }) => id)).size < peppers.length)
+    throw invalid("options.peppers", "an id is repeated");
+  if (new Set(peppers.map(({ secret }) => secret)).size < peppers.length) {
+    throw invalid("options.peppers", "a secret is repeated");
+  }
+  if (holdMs <= storeTimeoutMs) {
+    throw invalid(
+      "options.holdMs",
+      `expected more than storeTimeoutMs (${storeTimeoutMs}), received ${holdMs}`,
+    );
+  }
+  return Object.freeze({
+    ...parsed,
+    prefixes,
+    runtime: parsed.runtime,
+    trustedProxies:
+      trustedProxies.length === 0 ? undefined : compileRanges(trustedProxies, "options.trustedProxies"),
+  });
+}
+
+/** A new key's owner, prefix and policy. @throws KeystileError `invalid_options` */
+export function parseIssueInput(
+  input: IssueInput,
+  defaults: Pick<Policy, "onCrash">,
+  now: number,
+): { readonly owner: string | undefined; readonly kind: keyof SecretPrefixes; readonly policy: Policy } {
+  const { owner, kind, ...fields } = parse(issueInput, input, "key");
+  const blank: Policy = { state: "active", expiresAtMs: null, limits: [], quota: null, ...defaults };
+  return { owner, kind, policy: applyPolicy(blank, fields, now) };
+}
+
+/** A change of a policy, checked before it is needed; `null` takes a rule away. @throws KeystileError `invalid_options` */
+export function parsePolicyPatch(patch: PolicyInput, now: number): (policy: Policy) => Policy {
+  const fields = parse(policyInput, patch, "patch");
+  applyPolicy(
+    { state: "active", expiresAtMs: null, limits: [], quota: null, onCrash: "charge" },
+    fields,
+    now,
+  );
+  return (policy) => applyPolicy(policy, fields, now);
+}
+
+/** @throws KeystileError `invalid_options` for anything but an integer in the range. */
+export function parseInteger(value: unknown, path: string, min: number, max: number): number {
+  return parse(z.int().min(min).max(max), value, path);
+}
+
+function applyPolicy(policy: Policy, fields: z.infer<typeof policyInput>, now: number): Policy {
+  const { expiresAt, ...rest } = fields;
+  if (rest.allowedIps) compileRanges(rest.allowedIps, "allowedIps");
+  if (rest.allowedModels) checkModelPatterns(rest.allowedModels, "allowedModels");
+  if (rest.deniedModels) checkModelPatterns(rest.deniedModels, "deniedModels");
+  if (rest.limits) checkLimits(rest.limits);
+  const expiresAtMs = expiresAt === undefined ? policy.expiresAtMs : expiryMs(expiresAt, now);
+  const merged: Record<string, unknown> = { ...policy, ...defined(rest), expiresAtMs };
+  for (const list of ["allowedIps", "allowedModels", "deniedModels"])
+    if (merged[list] === null) delete merged[list];
+  return merged as unknown as Policy;
+}
+
+function checkLimits(limits: readonly Limit[]): void {
+  const requestLimits = limits.filter(isRequestLimit) as readonly RequestLimit[];
+  if (new Set(requestLimits.map(bucketName)).size < requestLimits.length) {
+    throw invalid("limits", "two limits have the same windowMs; keep the tighter one");
+  }
+  if (limits.length - requestLimits.length > 1) throw invalid("limits", "expected at most one inFlight");
+  for (const requestLimit of requestLimits) {
+    if (!Number.isSafeInteger(capacity(requestLimit))) {
+      throw invalid(
+        "limits",
+        `burst * windowMs must stay within 2^53 - 1, received ${capacity(requestLimit)}`,
+      );
+    }
+  }
+}
+
+/** Year 2000 in milliseconds: numbers below it are seconds, or a mistake. */
+const EARLIEST_MS = 946_684_800_000;
+
+function expiryMs(expiresAt: Date | number | string | null, now: number): number | null {
+  if (expiresAt === null) return null;
+  const ms = typeof expiresAt === "number" ? expiresAt : new Date(expiresAt).getTime();
+  if (ms < EARLIEST_MS)
+    throw invalid("expiresAt", `expected milliseconds, received ${ms}, which looks like seconds`);
+  if (ms <= now)
+    throw invalid("expiresAt", `expected a time in the future, received ${new Date(ms).toISOString()}`);
+  return ms;
+}
+
+// ── errors ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+function parse<S extends z.ZodType>(schema: S, value: unknown, path: string): z.infer<S> {
+  const parsed = schema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  const [issue] = parsed.error.issues;
+  const at = [path, ...(issue?.path ?? [])].map(String).join(".");
+  if (issue?.code === "unrecognized_keys") {
+    const unknown = String(issue.keys[0]);
+    const nearest = nearestName(unknown, namesOf(schema));
+    throw invalid(
+      at,
+      `there is no "${unknown}"${nearest === undefined ? "" : `; did you mean "${nearest}"?`}`,
+    );
+  }
+  throw invalid(at, `${issue?.message}, received ${show(valueAt(value, issue?.path ?? []), at)}`);
+}
+
+function invalid(path: string, problem: string): KeystileError {
+  return new KeystileError("invalid_options", `${path}: ${problem}.`);
+}
+
+function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
+  return path.reduce((inner, name) => (inner as Record<PropertyKey, unknown> | undefined)?.[name], value);
+}
+
+/** What was received, short, and never a pepper. */
+function show(value: unknown, at: string): string {
+  if (at.includes("peppers")) return typeof value;
+  if (typeof value === "string") return JSON.stringify(value.slice(0, 64));
+  if (typeof value === "number" || typeof value === "boolean" || value == null) return String(value);
+  return Array.isArray(value) ? "a list" : typeof value;
+}
+
+function namesOf(schema: z.ZodType): readonly string[] {
+  return schema instanceof z.ZodObject ? Object.keys(schema.shape) : [];
+}
+
+/** The known name that shares most pairs of letters with an unknown one. */
+function nearestName(unknown: string, names: readonly string[]): string | undefined {
+  const pairs = (name: string): Set<string> =>
+    new Set(Array.from({ length: name.length - 1 }, (_, at) => name.slice(at, at + 2).toLowerCase()));
+  const wanted = pairs(unknown);
+  const shared = (name: string): number =>
+    [...pairs(name)].filter((pair) => wanted.has(pair)).length / name.length;
+  const [best] = [...names].sort((a, b) => shared(b) - shared(a));
+  return best !== undefined && shared(best) > 0.3 ? best : undefined;
+}
+
+function isVaried(secret: string): boolean {
+  return new Set(secret).size >= 8;
+}
+
+/** Members that are there and undefined say nothing. */
+function defined<T extends object>(members: T): { [K in keyof T]: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(members).filter(([, value]) => value !== undefined)) as never;
+}

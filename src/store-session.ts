@@ -1,0 +1,157 @@
+import { isKeystileError, KeystileError } from "./errors.js";
+import type { Runtime } from "./runtime.js";
+import type { Document, ListQuery, Store, Write, WriteResult } from "./store.js";
+
+/** The store as one process sees it: with a time-out, a clock, and reads that share a call. */
+export interface StoreSession {
+  /** Store time now: the last one heard plus monotonic time since that call was sent. Integer milliseconds. */
+  now(): number;
+  /** Whether store time was last heard more than 10 s ago, or never. */
+  isStale(): boolean;
+  /** How long the last write took, in milliseconds. */
+  roundTripMs(): number;
+  /** One document, from a call begun after this one: callers that ask meanwhile share it. */
+  fetch(id: string): Promise<Document | undefined>;
+  read(ids: readonly string[]): Promise<ReadonlyMap<string, Document>>;
+  write(groups: readonly (readonly Write[])[]): Promise<readonly WriteResult[]>;
+  list(query: ListQuery): ReturnType<Store["list"]>;
+}
+
+/** Store time older than this is refreshed before it decides anything. */
+const STALE_AFTER_MS = 10_000;
+
+/** Ids in one shared read. */
+const READ_BATCH = 500;
+
+/**
+ * Wraps a store for one process. Every call ends within `storeTimeoutMs`; whatever goes wrong comes out as a
+ * `KeystileError` that says whether a write may have happened. What arrives after the time-out is not heard: the
+ * next read or write finds out.
+ */
+export function storeSession(store: Store, runtime: Runtime, storeTimeoutMs: number): StoreSession {
+  let storeMs = 0;
+  let heardAtMs = Number.NEGATIVE_INFINITY;
+  let roundTripMs = 0;
+
+  async function inTime<T>(invoke: () => Promise<T>): Promise<T> {
+    let cancel: (() => void) | undefined;
+    const tooLate = new Promise<never>((_, reject) => {
+      cancel = runtime.setTimer(() => reject(timedOut(storeTimeoutMs)), storeTimeoutMs);
+    });
+    try {
+      return await Promise.race([invoke(), tooLate]);
+    } catch (error) {
+      throw asFault(error);
+    } finally {
+      cancel?.();
+    }
+  }
+
+  async function call<T extends { readonly now: number }>(invoke: () => Promise<T>): Promise<T> {
+    const sentAtMs = runtime.monotonicMs();
+    const reply = await inTime(invoke);
+    hear(reply.now, sentAtMs);
+    return reply;
+  }
+
+  /** Replies may overtake each other; the call sent last knows best. */
+  function hear(now: number, sentAtMs: number): void {
+    if (!Number.isSafeInteger(now)) {
+      throw new KeystileError(
+        "store_unavailable",
+        `The store's clock says ${now}, not integer milliseconds.`,
+        {
+          mayHaveHappened: true,
+        },
+      );
+    }
+    if (sentAtMs < heardAtMs) return;
+    storeMs = now;
+    heardAtMs = sentAtMs;
+  }
+
+  async function read(ids: readonly string[]): Promise<ReadonlyMap<string, Document>> {
+    const { documents } = await call(() => store.read(ids));
+    return new Map(documents.map((document) => [document.id, document]));
+  }
+
+  async function write(groups: readonly (readonly Write[])[]): Promise<readonly WriteResult[]> {
+    const sentAtMs = runtime.monotonicMs();
+    const { results } = await call(() => store.write(groups));
+    roundTripMs = runtime.monotonicMs() - sentAtMs;
+    return results;
+  }
+
+  return {
+    now: () => storeMs + Math.floor(runtime.monotonicMs() - heardAtMs),
+    isStale: () => runtime.monotonicMs() - heardAtMs > STALE_AFTER_MS,
+    roundTripMs: () => roundTripMs,
+    fetch: sharedReads(read),
+    read,
+    write,
+    list: (query) => inTime(() => store.list(query)),
+  };
+}
+
+/** Gathers the ids asked for while a read is under way into the next one. */
+function sharedReads(read: StoreSession["read"]): StoreSession["fetch"] {
+  let asked = new Map<string, PromiseWithResolvers<Document | undefined>>();
+  let reading = false;
+
+  function fetch(id: string): Promise<Document | undefined> {
+    let answer = asked.get(id);
+    if (answer === undefined) {
+      answer = withResolvers<Document | undefined>();
+      asked.set(id, answer);
+    }
+    if (!reading) {
+      reading = true;
+      queueMicrotask(() => void drain());
+    }
+    return answer.promise;
+  }
+
+  async function drain(): Promise<void> {
+    while (asked.size > 0) {
+      const batch = [...asked].slice(0, READ_BATCH);
+      asked = new Map([...asked].slice(READ_BATCH));
+      try {
+        const documents = await read(batch.map(([id]) => id));
+        for (const [id, answer] of batch) answer.resolve(documents.get(id));
+      } catch (error) {
+        for (const [, answer] of batch) answer.reject(error);
+      }
+    }
+    reading = false;
+  }
+
+  return fetch;
+}
+
+interface PromiseWithResolvers<T> {
+  readonly promise: Promise<T>;
+  readonly resolve: (value: T) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/** `Promise.withResolvers` is missing on Node 20. */
+export function withResolvers<T>(): PromiseWithResolvers<T> {
+  let resolve!: (value: T) => void;
+  let reject!: (error: unknown) => void;
+  const promise = new Promise<T>((onResolve, onReject) => {
+    resolve = onResolve;
+    reject = onReject;
+  });
+  return { promise, resolve, reject };
+}
+
+function timedOut(storeTimeoutMs: number): KeystileError {
+  return new KeystileError("store_unavailable", `The store did not answer within ${storeTimeoutMs} ms.`, {
+    mayHaveHappened: true,
+  });
+}
+
+function asFault(error: unknown): KeystileError {
+  if (isKeystileError(error)) return error;
+  return new KeystileError("store_unavailable", "The store failed.", { cause: error, mayHaveHappened: true });
+}

@@ -1,0 +1,81 @@
+import type { Document, Json, Store, Write, WriteResult } from "../store.js";
+
+export interface MemoryStoreOptions {
+  /** The store's clock in milliseconds: what every reply carries. Default `Date.now`. */
+  readonly clock?: () => number;
+}
+
+/** A document as kept. The body is JSON text, as in a real store, so that nothing can be shared by accident. */
+interface Kept {
+  readonly version: number;
+  readonly owner: string | undefined;
+  readonly text: string;
+}
+
+/**
+ * Keeps documents in this process and forgets them with it: for tests, trials and single processes without
+ * quota worth keeping. It is also the contract of `Store` in its shortest form.
+ *
+ * Every call does all of its work before its first `await`, which is all the atomicity one process needs.
+ */
+export function memoryStore(options: MemoryStoreOptions = {}): Store {
+  const clock = options.clock ?? Date.now;
+  const kept = new Map<string, Kept>();
+  // One for the whole store: a deleted document leaves nothing behind that could remember its versions.
+  let revision = 0;
+
+  function find(id: string): readonly Document[] {
+    const found = kept.get(id);
+    if (found === undefined) return [];
+    const { version, owner, text } = found;
+    return [{ id, version, ...(owner === undefined ? {} : { owner }), body: JSON.parse(text) as Json }];
+  }
+
+  function writeGroup(group: readonly Write[]): WriteResult {
+    const holds = group.every(({ id, expected }) => (kept.get(id)?.version ?? 0) === expected);
+    if (!holds) return { written: false, current: group.flatMap(({ id }) => find(id)) };
+    // All texts before the first change: a body that is no JSON throws, and must not leave half a group.
+    const changes = group.map((write) => ({ ...write, text: JSON.stringify(write.set) }));
+    const versions = changes.map(({ id, expected, set, owner, text }) => {
+      if (set === undefined) return expected;
+      if (set === null) {
+        kept.delete(id);
+        return 0;
+      }
+      revision += 1;
+      kept.set(id, { version: revision, owner, text });
+      return revision;
+    });
+    return { written: true, versions };
+  }
+
+  return {
+    async read(ids) {
+      return { documents: ids.flatMap(find), now: clock() };
+    },
+
+    async write(groups) {
+      return { results: groups.map(writeGroup), now: clock() };
+    },
+
+    async list({ kind, owner, after, limit }) {
+      const ids = [...kept.keys()]
+        .filter((id) => id.startsWith(`${kind}:`))
+        .filter((id) => owner === undefined || kept.get(id)?.owner === owner)
+        .filter((id) => after === undefined || compareIds(id, after) > 0)
+        .sort(compareIds);
+      const page = ids.slice(0, limit);
+      const next = ids.length > limit ? page.at(-1) : undefined;
+      return { documents: page.flatMap(find), ...(next === undefined ? {} : { next }) };
+    },
+
+    async close() {},
+  };
+}
+
+/** By code points, which is the order of UTF-8 bytes. `<` goes by UTF-16 units and puts U+1F600 before U+FF5E. */
+function compareIds(a: string, b: string): number {
+  let at = 0;
+  while (at < a.length && a[at] === b[at]) at += 1;
+  return (a.codePointAt(at) ?? -1) - (b.codePointAt(at) ?? -1);
+}

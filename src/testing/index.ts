@@ -1,0 +1,4 @@
+export type { ManualClock } from "./manual-clock.js";
+export { manualClock } from "./manual-clock.js";
+export type { ConformanceCase } from "./store-conformance.js";
+export { storeConformance } from "./store-conformance.js";

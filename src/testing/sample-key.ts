@@ -1,0 +1,17 @@
+import type { KeyRecord } from "../documents.js";
+import { newKeyRecord } from "../key-record.js";
+import { type IssueInput, parseIssueInput } from "../options.js";
+import { DEFAULT_PREFIXES } from "../secret.js";
+
+/**
+ * The record that `keys.issue(input)` would store at `now`, without a secret anybody knows: for testing policies
+ * with `evaluatePolicy` and `decide`, without a store or a server.
+ *
+ * @param now store time in integer milliseconds. Default 0.
+ * @throws KeystileError `invalid_options` for a policy that `issue` would not take either.
+ */
+export function sampleKey(input: IssueInput = {}, now = 0): KeyRecord {
+  const { owner, kind, policy } = parseIssueInput(input, { onCrash: "charge" }, now);
+  const secret = { digest: "0".repeat(64), hint: "0000" };
+  return newKeyRecord({ owner, prefix: DEFAULT_PREFIXES[kind], policy }, secret, now);
+}
