@@ -3,8 +3,9 @@ import { type HeaderSource, headerValues, readCredential } from "./credential.js
 import { assertCost, decide, type Granted } from "./decide.js";
 import { type KeyRecord, type Policy, parseSecretRecord, secretDocumentId } from "./documents.js";
 import { KeystileError } from "./errors.js";
-import type { GroupCommit, Step } from "./group-commit.js";
+import type { GroupCommit } from "./group-commit.js";
 import type { LimitStatus } from "./limits.js";
+import type { Step } from "./live-document.js";
 import { isModelAllowed } from "./models.js";
 import type { Settings } from "./options.js";
 import { evaluateArrival, type Facts } from "./policy.js";

@@ -7,7 +7,7 @@ export type FaultCode =
   | "store_unavailable"
   /** A stored document does not parse, is missing where one must exist, or went back in time. */
   | "document_invalid"
-  /** A document was written by a newer version of this package. */
+  /** A document, or the store's schema, was written by a newer version of this package. */
   | "format_newer"
   /** A document reached one of its stated bounds. */
   | "document_full"
@@ -32,7 +32,7 @@ const BRAND = Symbol.for("keystile.error");
  */
 export class KeystileError extends Error {
   readonly code: FaultCode;
-  /** For a failed write: whether it is known not to have happened. */
+  /** Whether what was asked for may have happened all the same. Of `store_unavailable` assumed unless denied. */
   readonly mayHaveHappened: boolean;
 
   constructor(
@@ -43,7 +43,7 @@ export class KeystileError extends Error {
     super(message, details.cause === undefined ? undefined : { cause: details.cause });
     this.name = "KeystileError";
     this.code = code;
-    this.mayHaveHappened = details.mayHaveHappened ?? false;
+    this.mayHaveHappened = details.mayHaveHappened ?? code === "store_unavailable";
     Object.defineProperty(this, BRAND, { value: true });
   }
 }

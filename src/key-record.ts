@@ -2,7 +2,11 @@ import { FORMAT, type KeyRecord, type Policy, type StoredSecret } from "./docume
 
 /** The record of a key that has never been used. */
 export function newKeyRecord(
-  { owner, prefix, policy }: { readonly owner: string | undefined; readonly prefix: string; readonly policy: Policy },
+  {
+    owner,
+    prefix,
+    policy,
+  }: { readonly owner: string | undefined; readonly prefix: string; readonly policy: Policy },
   secret: Pick<StoredSecret, "digest" | "hint">,
   now: number,
 ): KeyRecord {

@@ -146,12 +146,10 @@ export function withResolvers<T>(): PromiseWithResolvers<T> {
 }
 
 function timedOut(storeTimeoutMs: number): KeystileError {
-  return new KeystileError("store_unavailable", `The store did not answer within ${storeTimeoutMs} ms.`, {
-    mayHaveHappened: true,
-  });
+  return new KeystileError("store_unavailable", `The store did not answer within ${storeTimeoutMs} ms.`);
 }
 
 function asFault(error: unknown): KeystileError {
   if (isKeystileError(error)) return error;
-  return new KeystileError("store_unavailable", "The store failed.", { cause: error, mayHaveHappened: true });
+  return new KeystileError("store_unavailable", "The store failed.", { cause: error });
 }

@@ -14,7 +14,7 @@ export type Json =
 
 /** One document: the unit of reading, comparing and writing. */
 export interface Document {
-  /** 1 to 512 characters, any Unicode but lone surrogates; compared byte by byte, case-sensitively. */
+  /** 1 to 512 UTF-16 units, any Unicode but lone surrogates; compared byte by byte, case-sensitively. */
   readonly id: string;
   /** A positive safe integer, higher than any version this id ever had. */
   readonly version: number;
@@ -25,7 +25,8 @@ export interface Document {
 /**
  * One member of a group: written (or checked) only if the document's version still is `expected`.
  *
- * `expected: 0` says the document must not exist. Without `set` the write only checks; `set: null` deletes.
+ * `expected: 0` says the document must not exist. Without `set` the write only checks; `set: null` deletes; any
+ * other `set` replaces body and owner.
  */
 export interface Write {
   readonly id: string;

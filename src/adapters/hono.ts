@@ -13,6 +13,8 @@ import {
 } from "../http.js";
 import type { Keystile } from "../keystile.js";
 
+export { stripCredentials } from "../http.js";
+
 /** What the guard adds to a Hono app: `c.get("keystile")` is the decision that let the request pass. */
 export type KeystileEnv = { Variables: { keystile: Allowed } };
 

@@ -51,11 +51,12 @@ const FIND = "SELECT version, CAST(owner AS BLOB) AS owner, body FROM keystile_d
 const UPSERT = `INSERT INTO keystile_documents (id, version, owner, body) VALUES (?, ?, ?, ?)
   ON CONFLICT (id) DO UPDATE SET version = excluded.version, owner = excluded.owner, body = excluded.body`;
 const DELETE = "DELETE FROM keystile_documents WHERE id = ?";
-// The default collation compares UTF-8 bytes, and all ids of a kind lie between `kind:` and `kind;`.
+// The default collation compares UTF-8 bytes, and all ids of a kind lie between `kind:` and `kind;`. One lower
+// bound rather than two: the index is entered at the first only. `ORDER BY id` would mean the column of bytes.
 const LIST = `SELECT CAST(id AS BLOB) AS id, version, CAST(owner AS BLOB) AS owner, body
-  FROM keystile_documents WHERE id >= ? AND id < ? AND id > ?`;
-const LIST_ALL = `${LIST} ORDER BY id LIMIT ?`;
-const LIST_OWNED = `${LIST} AND owner = ? ORDER BY id LIMIT ?`;
+  FROM keystile_documents AS d WHERE d.id >= max(?, ?) AND d.id < ?`;
+const LIST_ALL = `${LIST} ORDER BY d.id LIMIT ?`;
+const LIST_OWNED = `${LIST} AND owner = ? ORDER BY d.id LIMIT ?`;
 
 interface Row {
   readonly version: number | bigint;
@@ -97,10 +98,9 @@ export function sqliteStore(
     return statement;
   }
 
-  function find(id: string): readonly Document[] {
+  function find(id: string): Row | undefined {
     // better-sqlite3 and node:sqlite say undefined, bun:sqlite says null.
-    const row = sql(FIND).get(id) as Row | undefined | null;
-    return row ? [toDocument(id, row)] : [];
+    return (sql(FIND).get(id) as Row | undefined | null) ?? undefined;
   }
 
   /** Runs from begin to end without a pause, so that calls sharing the handle cannot meet inside. */
@@ -151,7 +151,10 @@ export function sqliteStore(
     async read(ids) {
       return patiently(() => {
         getReady();
-        return transaction("BEGIN", () => ({ documents: ids.flatMap(find), now: clock() }));
+        return transaction("BEGIN", () => {
+          const documents = toDocuments(ids, ids.map(find));
+          return { documents, now: clock() };
+        });
       });
     },
 
@@ -174,9 +177,16 @@ export function sqliteStore(
           let revision: number | undefined;
 
           const results = plan.map((group, g): WriteResult => {
-            const members = found[g] ?? [];
-            const holds = group.every(({ expected }, m) => (members[m]?.[0]?.version ?? 0) === expected);
-            if (!holds) return { written: false, current: members.flat() };
+            const rows = found[g] ?? [];
+            const holds = group.every(({ expected }, m) => Number(rows[m]?.version ?? 0) === expected);
+            if (!holds)
+              return {
+                written: false,
+                current: toDocuments(
+                  group.map(({ id }) => id),
+                  rows,
+                ),
+              };
             const versions = group.map(({ id, expected, text, owner }) => {
               if (text === undefined) return expected;
               if (text === null) {
@@ -194,16 +204,22 @@ export function sqliteStore(
       });
     },
 
-    async list({ kind, owner, after = "", limit }) {
+    async list({ kind, owner, after, limit }) {
+      // No id lies between `after` and itself with a NUL.
+      const bounds = [`${kind}:`, after === undefined ? "" : `${after}\0`, `${kind};`] as const;
       return patiently(() => {
         getReady();
         // One more than asked for tells whether there is a next page.
         const rows = (
           owner === undefined
-            ? sql(LIST_ALL).all(`${kind}:`, `${kind};`, after, limit + 1)
-            : sql(LIST_OWNED).all(`${kind}:`, `${kind};`, after, owner, limit + 1)
+            ? sql(LIST_ALL).all(...bounds, limit + 1)
+            : sql(LIST_OWNED).all(...bounds, owner, limit + 1)
         ) as (Row & { readonly id: Uint8Array })[];
-        const documents = rows.slice(0, limit).map((row) => toDocument(toText(row.id), row));
+        const page = rows.slice(0, limit);
+        const documents = toDocuments(
+          page.map(({ id }) => toText(id)),
+          page,
+        );
         const next = rows.length > limit ? documents.at(-1)?.id : undefined;
         return { documents, ...(next === undefined ? {} : { next }) };
       });
@@ -279,13 +295,14 @@ function refuseNewer(row: unknown): void {
   );
 }
 
-function toDocument(id: string, { version, owner, body }: Row): Document {
-  return {
-    id,
-    version: Number(version),
-    ...(owner === null ? {} : { owner: toText(owner) }),
-    body: toJson(id, body),
-  };
+/** The documents of those ids for which there is a row. */
+function toDocuments(ids: readonly string[], rows: readonly (Row | undefined)[]): Document[] {
+  return ids.flatMap((id, n) => {
+    const row = rows[n];
+    if (row === undefined) return [];
+    const owner = row.owner === null ? {} : { owner: toText(row.owner) };
+    return [{ id, version: Number(row.version), ...owner, body: toJson(id, row.body) }];
+  });
 }
 
 function toJson(id: string, text: string): Json {

@@ -31,7 +31,7 @@ export function storeClock(startMs: number): StoreClock {
   }
 
   return {
-    at: (virtualMs) => virtualMs + last().offset,
+    at: (virtualMs) => Math.floor(virtualMs) + last().offset,
     jump(virtualMs, byMs) {
       const { offset, jumpedForwards } = last();
       stretches.push({

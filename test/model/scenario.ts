@@ -115,7 +115,7 @@ function drawCrashes(random: Random): Partial<Scenario> {
 }
 
 function drawPauses(random: Random, longestPauseMs: number): Partial<Scenario> {
-  return { pauseGapMs: random.pick([2_000, 15_000]), longestPauseMs };
+  return { pauseGapMs: random.pick([3_000, 20_000]), longestPauseMs };
 }
 
 function drawJumps(random: Random): Partial<Scenario> {
@@ -153,7 +153,7 @@ export function drawKeyPlan(random: Random): KeyPlan {
 }
 
 function drawRequestLimit(random: Random): SubjectLimit {
-  const requests = random.pick([2, 7, 30, 200]);
+  const requests = random.pick([2, 7, 30]);
   const windowMs = random.pick([1_000, 3_000, 10_000, 60_000]);
   return random.chance(0.5) ? { requests, windowMs } : { requests, windowMs, burst: random.between(1, 2 * requests) };
 }

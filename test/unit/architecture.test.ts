@@ -1,0 +1,98 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { dirname, join, relative } from "node:path";
+import { describe, expect, it } from "vitest";
+
+const SOURCE = join(import.meta.dirname, "../../src");
+
+/** The layers of docs/architecture.md: a file imports from its own layer or a lower one. */
+const LAYERS: readonly (readonly string[])[] = [
+  ["errors", "refusal", "documents", "store", "address", "secret", "runtime"],
+  ["credential", "policy", "models", "limits", "quota", "decide", "options", "key-record", "http", "body"],
+  ["store-session", "live-document", "group-commit", "authorizer", "keyring", "keystile"],
+  ["index"],
+];
+
+/** What an edge may import at run time. Types may come from anywhere: they leave nothing behind. */
+const EDGES: Readonly<Record<string, (target: string) => boolean>> = {
+  stores: (target) => layerOf(target) === 0,
+  adapters: (target) => layerOf(target) === 0 || target === "http" || target === "body",
+  testing: (target) => layerOf(target) < 2 || target.startsWith("testing/"),
+};
+
+/** The only files that may import something from outside, and what. */
+const PACKAGES: Readonly<Record<string, readonly string[]>> = {
+  address: ["ipaddr.js"],
+  documents: ["zod"],
+  options: ["zod"],
+  secret: ["node:crypto"],
+};
+
+describe("the import table", () => {
+  it.each(sourceFiles())("%s imports only what its layer may", (file) => {
+    for (const { target, typeOnly } of importsOf(file)) {
+      expect({ file, target, allowed: isAllowed(file, target, typeOnly) }).toEqual({
+        file,
+        target,
+        allowed: true,
+      });
+    }
+  });
+
+  it("names every file of the layers, and no other", () => {
+    const core = sourceFiles().filter((file) => !file.includes("/"));
+    expect(core.toSorted()).toEqual(LAYERS.flat().toSorted());
+  });
+
+  it("knows no file beyond 400 lines", () => {
+    const long = sourceFiles().filter((file) => text(file).split("\n").length > 400);
+    expect(long).toEqual([]);
+  });
+
+  it("finds an import that is not allowed", () => {
+    expect(isAllowed("errors", "decide", false)).toBe(false);
+    expect(isAllowed("stores/memory", "decide", false)).toBe(false);
+    expect(isAllowed("stores/memory", "adapters/hono", true)).toBe(false);
+    expect(isAllowed("policy", "zod", false)).toBe(false);
+    expect(isAllowed("keystile", "index", false)).toBe(false);
+  });
+});
+
+function isAllowed(file: string, target: string, typeOnly: boolean): boolean {
+  if (PACKAGES[file]?.includes(target)) return true;
+  const edge = file.split("/")[0] as string;
+  const targetEdge = target.split("/")[0] as string;
+  const rule = EDGES[edge];
+  if (target in EDGES || (targetEdge in EDGES && targetEdge !== edge)) return false;
+  if (rule !== undefined) {
+    if (typeOnly) return targetEdge !== edge || edge === "testing";
+    return rule(target);
+  }
+  if (target === "index") return false;
+  return layerOf(target) <= layerOf(file) && (layerOf(target) < 4 || typeOnly);
+}
+
+function layerOf(file: string): number {
+  const layer = LAYERS.findIndex((files) => files.includes(file));
+  return layer === -1 ? LAYERS.length : layer;
+}
+
+function importsOf(file: string): readonly { readonly target: string; readonly typeOnly: boolean }[] {
+  const found = text(file).matchAll(/^(?:import|export)\s+(type\s)?[^;]*?from\s+"([^"]+)";/gm);
+  return [...found].map(([, type, specifier = ""]) => {
+    const local = specifier.startsWith(".");
+    const target = local
+      ? relative(SOURCE, join(SOURCE, dirname(`${file}.ts`), specifier)).replace(/\.js$/, "")
+      : specifier;
+    return { target, typeOnly: type !== undefined };
+  });
+}
+
+function sourceFiles(): readonly string[] {
+  return readdirSync(SOURCE, { recursive: true, encoding: "utf8" })
+    .filter((name) => name.endsWith(".ts"))
+    .map((name) => name.replaceAll("\\", "/").replace(/\.ts$/, ""));
+}
+
+function text(file: string): string {
+  return readFileSync(join(SOURCE, `${file}.ts`), "utf8");
+}
