@@ -24,6 +24,8 @@ export function storeClock(startMs: number): StoreClock {
   const stretches: Stretch[] = [{ fromMs: 0, offset: startMs, jumpedForwards: 0, latestBefore: 0 }];
   const last = (): Stretch => stretches.at(-1) as Stretch;
 
+  const shown = (virtualMs: number, { offset }: Stretch): number => Math.floor(virtualMs) + offset;
+
   function stretchAt(virtualMs: number): number {
     let index = stretches.length - 1;
     while (index > 0 && (stretches[index] as Stretch).fromMs > virtualMs) index -= 1;
@@ -31,7 +33,7 @@ export function storeClock(startMs: number): StoreClock {
   }
 
   return {
-    at: (virtualMs) => Math.floor(virtualMs) + last().offset,
+    at: (virtualMs) => shown(virtualMs, last()),
     jump(virtualMs, byMs) {
       const { offset, jumpedForwards } = last();
       stretches.push({
@@ -41,7 +43,7 @@ export function storeClock(startMs: number): StoreClock {
         latestBefore: this.latest(virtualMs),
       });
     },
-    latest: (virtualMs) => Math.max(last().latestBefore, virtualMs + last().offset),
+    latest: (virtualMs) => Math.max(last().latestBefore, shown(virtualMs, last())),
     range(fromMs, untilMs) {
       let earliest = Number.POSITIVE_INFINITY;
       let latest = Number.NEGATIVE_INFINITY;

@@ -9,6 +9,11 @@ export interface Evidence {
   /** What the store's clock showed meanwhile, widened by what a process may be wrong about it. */
   readonly earliestMs: number;
   readonly latestMs: number;
+  /**
+   * Requests of the same process that ended after the arrival. Their ends may stand in the same write as the
+   * refusal, behind it: the document shows what came after both.
+   */
+  readonly endedMeanwhile: { readonly requests: number; readonly held: number; readonly used: number };
 }
 
 /** Whether there was a moment, between arrival and answer, at which this refusal was the truth. */
@@ -26,7 +31,8 @@ export function isAllowanceRight({ digest, states, earliestMs }: Evidence): bool
   });
 }
 
-function refuses(refusal: SubjectRefusal, state: Body, { digest, cost, earliestMs, latestMs }: Evidence): boolean {
+function refuses(refusal: SubjectRefusal, state: Body, evidence: Evidence): boolean {
+  const { digest, earliestMs, latestMs, endedMeanwhile } = evidence;
   const { policy, secrets } = state;
   switch (refusal.reason) {
     case "key_unknown": {
@@ -43,9 +49,11 @@ function refuses(refusal: SubjectRefusal, state: Body, { digest, cost, earliestM
     case "rate_limited":
       return policy.limits.some((limit) => isBucketFull(limit, state, earliestMs));
     case "concurrency_limited":
-      return policy.limits.some((limit) => "inFlight" in limit && openOf(state, earliestMs) >= limit.inFlight);
+      return policy.limits.some((limit) => {
+        return "inFlight" in limit && openOf(state, earliestMs) + endedMeanwhile.requests >= limit.inFlight;
+      });
     case "key_quota_exhausted":
-      return policy.quota !== null && isQuotaShort(refusal, state, cost, policy.quota, earliestMs, latestMs);
+      return policy.quota !== null && isQuotaShort(refusal, state, policy.quota, evidence);
     default:
       return false;
   }
@@ -55,14 +63,8 @@ function refuses(refusal: SubjectRefusal, state: Body, { digest, cost, earliestM
  * Entries that nobody renewed in time are judged as what collecting makes of them. Those that expire between
  * `earliestMs` and `latestMs` may be judged either way.
  */
-function isQuotaShort(
-  refusal: SubjectRefusal,
-  state: Body,
-  cost: number,
-  quota: number,
-  earliestMs: number,
-  latestMs: number,
-): boolean {
+function isQuotaShort(refusal: SubjectRefusal, state: Body, quota: number, evidence: Evidence): boolean {
+  const { cost, earliestMs, latestMs, endedMeanwhile } = evidence;
   const charges = state.policy.onCrash === "charge";
   let surelyExpired = 0;
   let maybeExpired = 0;
@@ -73,8 +75,8 @@ function isQuotaShort(
   const used = amount(state.used);
   const surelyUsed = used + (charges ? surelyExpired : 0);
   if (refusal.held !== true) return surelyUsed + (charges ? maybeExpired : 0) + cost > quota;
-  const total = used + heldBy(state) - (charges ? 0 : surelyExpired);
-  return total + cost > quota && surelyUsed + cost <= quota;
+  const total = used + heldBy(state) - (charges ? 0 : surelyExpired) + endedMeanwhile.held;
+  return total + cost > quota && surelyUsed - endedMeanwhile.used + cost <= quota;
 }
 
 function isBucketFull(limit: SubjectLimit, state: Body, earliestMs: number): boolean {

@@ -49,6 +49,7 @@ interface KeyTrack {
   readonly open: Map<string, Set<ModelRequest>>;
   /** Answered allowances in order of their answers, for the bound on rates. */
   readonly admitted: ModelRequest[];
+  readonly endings: { readonly step: number; readonly by: ModelRequest }[];
   /** What the acknowledged ends came to, at the least. */
   acknowledged: number;
   /** What all ends ever called for come to, at the most. */
@@ -113,6 +114,7 @@ export function createOracle(options: OracleOptions) {
         requests: [],
         open: new Map(),
         admitted: [],
+        endings: [],
         acknowledged: 0,
         called: 0,
         admittedCost: 0,
@@ -203,6 +205,7 @@ export function createOracle(options: OracleOptions) {
     openOf(track, request.process).delete(request);
     const { least, most } = request.ended ?? { least: cost, most: cost };
     if (request.ended === undefined) {
+      track.endings.push({ step: step(), by: request });
       track.admittedCost -= request.cost;
     } else {
       track.admittedCost -= most;
@@ -225,15 +228,26 @@ export function createOracle(options: OracleOptions) {
     judgeBooks(track, "settle-is-stored", request.name);
   }
 
-  function evidenceOf(track: KeyTrack, { digest, cost, arrivedStep, arrivedMs, answeredMs }: ModelRequest): Evidence {
+  function evidenceOf(track: KeyTrack, request: ModelRequest): Evidence {
+    const { digest, cost, arrivedStep, arrivedMs, answeredMs } = request;
     const { earliest, latest } = clock.range(arrivedMs, answeredMs);
     const { toleranceMs } = options;
+    const endedMeanwhile = { requests: 0, held: 0, used: 0 };
+    for (let index = track.endings.length - 1; index >= 0; index--) {
+      const { by, step: endedStep } = track.endings[index] as KeyTrack["endings"][number];
+      if (endedStep < arrivedStep) break;
+      if (by.process !== request.process) continue;
+      endedMeanwhile.requests += 1;
+      endedMeanwhile.held += by.cost;
+      endedMeanwhile.used += by.ended?.most ?? 0;
+    }
     return {
       digest,
       cost,
       states: statesSince(track, arrivedStep),
       earliestMs: earliest - toleranceMs,
       latestMs: latest + toleranceMs,
+      endedMeanwhile,
     };
   }
 

@@ -82,7 +82,7 @@ function drawCalm(random: Random, profile: Profile): Scenario {
     keys: random.between(1, 3),
     holdMs: random.pick([storeTimeoutMs + 500, 10_000, 60_000].filter((ms) => ms > 2 * storeTimeoutMs || ms > 9_000)),
     storeTimeoutMs,
-    cacheSize: random.pick([1, 2, 100]),
+    cacheSize: Number((globalThis as any).process.env.CACHE ?? random.pick([1, 2, 100])),
     latencyMs: random.pick([1, 5, 20, 60]),
     lost: 0,
     replyLost: 0,

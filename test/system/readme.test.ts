@@ -1,0 +1,42 @@
+import { execFileSync } from "node:child_process";
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { expect, it } from "vitest";
+import manifest from "../../package.json" with { type: "json" };
+
+const ROOT = join(import.meta.dirname, "../..");
+const README = readFileSync(join(ROOT, "README.md"), "utf8");
+
+it("prints, in its first screen, what its first program prints", () => {
+  const [program, output] = [codeBlock("js"), codeBlock("text")];
+  // Inside the repository, so that the package finds itself by name.
+  const folder = join(ROOT, "temp/readme");
+  mkdirSync(folder, { recursive: true });
+  const file = join(folder, "quickstart.mjs");
+  writeFileSync(file, program);
+  try {
+    expect(execFileSync(process.execPath, [file], { encoding: "utf8" })).toBe(output);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+it("names every subpath the package exports, and no other", () => {
+  const exported = Object.keys(manifest.exports)
+    .filter((path) => path !== "./package.json")
+    .map((path) => path.replace(/^\./, "keystile"));
+  const named = [...README.matchAll(/^\| `(keystile[^`]*)` \|/gm)].map(([, path]) => path);
+  expect(named.toSorted()).toEqual(exported.toSorted());
+});
+
+it("tells a newcomer exactly the two commands that CI runs", () => {
+  const commands = [...README.matchAll(/```sh\n(npm install && npm [^\n]+)\n```/g)].map(([, line]) => line);
+  expect(commands).toEqual(["npm install && npm start", "npm install && npm test"]);
+  expect(readFileSync(join(ROOT, ".ci/run"), "utf8")).toMatch(/^npm install .*\n(?:.*\n)*npm test$/m);
+});
+
+function codeBlock(language: string): string {
+  const block = README.match(new RegExp(`\`\`\`${language}\\n([\\s\\S]*?)\`\`\``))?.[1];
+  if (block === undefined) throw new Error(`The README has no ${language} block.`);
+  return block;
+}
