@@ -179,14 +179,10 @@ export function sqliteStore(
           const results = plan.map((group, g): WriteResult => {
             const rows = found[g] ?? [];
             const holds = group.every(({ expected }, m) => Number(rows[m]?.version ?? 0) === expected);
-            if (!holds)
-              return {
-                written: false,
-                current: toDocuments(
-                  group.map(({ id }) => id),
-                  rows,
-                ),
-              };
+            if (!holds) {
+              const ids = group.map(({ id }) => id);
+              return { written: false, current: toDocuments(ids, rows) };
+            }
             const versions = group.map(({ id, expected, text, owner }) => {
               if (text === undefined) return expected;
               if (text === null) {
@@ -309,7 +305,10 @@ function toJson(id: string, text: string): Json {
   try {
     return JSON.parse(text) as Json;
   } catch (cause) {
-    throw new KeystileError("document_invalid", `the stored document ${id} is not JSON`, { cause });
+    // No id in the message: that of a secret holds its digest.
+    throw new KeystileError("document_invalid", `a stored ${id.split(":")[0]} document is not JSON`, {
+      cause,
+    });
   }
 }
 

@@ -3,6 +3,7 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
 import manifest from "../../package.json" with { type: "json" };
+import { REFUSALS } from "../../src/refusal.js";
 
 const ROOT = join(import.meta.dirname, "../..");
 const README = readFileSync(join(ROOT, "README.md"), "utf8");
@@ -27,6 +28,17 @@ it("names every subpath the package exports, and no other", () => {
     .map((path) => path.replace(/^\./, "keystile"));
   const named = [...README.matchAll(/^\| `(keystile[^`]*)` \|/gm)].map(([, path]) => path);
   expect(named.toSorted()).toEqual(exported.toSorted());
+});
+
+it("lists refusals that exist, in the order in which they are checked", () => {
+  const listed = [...README.matchAll(/^\| (40[123]|429) \| `(\w+)` \|/gm)].map(
+    ([, status, code]) => `${status} ${code}`,
+  );
+  const inOrder = Object.values(REFUSALS).map(([status, , code]) => `${status} ${code}`);
+  const places = listed.map((answer) => inOrder.lastIndexOf(answer));
+  expect(places).not.toContain(-1);
+  expect(places).toEqual(places.toSorted((a, b) => a - b));
+  expect(listed.length).toBeGreaterThan(5);
 });
 
 it("tells a newcomer exactly the two commands that CI runs", () => {

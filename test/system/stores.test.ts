@@ -244,7 +244,7 @@ describe("sqliteStore, trouble", () => {
     database.exec("INSERT INTO keystile_documents VALUES ('key:1', 1, NULL, '{')");
     await expect(store.read(["key:1"])).rejects.toMatchObject({
       code: "document_invalid",
-      message: expect.stringContaining("key:1"),
+      message: "a stored key document is not JSON",
     });
     database.close();
   });
