@@ -4,7 +4,7 @@ import { assertCost, decide, type Granted } from "./decide.js";
 import { type KeyRecord, type Policy, parseSecretRecord, secretDocumentId } from "./documents.js";
 import { KeystileError } from "./errors.js";
 import type { GroupCommit } from "./group-commit.js";
-import type { LimitStatus } from "./limits.js";
+import { type LimitStatus, limitStatus } from "./limits.js";
 import type { Step } from "./live-document.js";
 import { isModelAllowed } from "./models.js";
 import type { Settings } from "./options.js";
@@ -115,7 +115,7 @@ export function authorizer(
   let onEmpty: (() => void) | undefined;
 
   async function identify({ headers, address }: Arrival): Promise<Identified | Refused> {
-    if (closed) throw new KeystileError("closed", "This instance was closed; it accepts no more requests.");
+    assertOpen();
     const credential = readCredential(headers, credentials);
     if ("refusal" in credential) return refused(credential.refusal);
     const { secret } = credential;
@@ -128,6 +128,10 @@ export function authorizer(
       address: clientAddress(address, forwarded, trustedProxies),
     };
     return locate(facts);
+  }
+
+  function assertOpen(): void {
+    if (closed) throw new KeystileError("closed", "This instance was closed; it accepts no more requests.");
   }
 
   /** Finds the key and judges it, by cached documents if they allow, else by fresh ones. */
@@ -145,8 +149,9 @@ export function authorizer(
     if (keyId === undefined) return refused(refuse("key_unknown"));
     const record = await commit.fetch(keyId);
     if (record === undefined) return gone(facts.digests);
-    const outcome = evaluateArrival(record, facts, session.now());
-    if (!outcome.allowed) return refused(outcome.refusal, { keyId, record });
+    const now = session.now();
+    const outcome = evaluateArrival(record, facts, now);
+    if (!outcome.allowed) return refusedKey(outcome.refusal, { keyId, record }, now);
     return identified({ keyId, record }, facts);
   }
 
@@ -174,6 +179,7 @@ export function authorizer(
     arrived: Facts & { readonly digests: readonly string[] },
   ): Identified {
     async function admit({ model, cost = 1 }: Admission = {}): Promise<Decision> {
+      assertOpen();
       assertCost(cost);
       const facts = { ...arrived, model };
       const granting = await commit.decide(
@@ -188,7 +194,7 @@ export function authorizer(
       );
       if (granting === undefined) return gone(arrived.digests);
       const { verdict, record: decidedOn } = granting;
-      if (!verdict.allowed) return refused(verdict.refusal, { keyId, record: decidedOn }, verdict.limits);
+      if (!verdict.allowed) return refusedKey(verdict.refusal, { keyId, record: decidedOn }, session.now());
       return allowed({ verdict, record: decidedOn }, keyId, model, cost);
     }
     return { allowed: true, key: identityOf(keyId, record), admit };
@@ -261,9 +267,14 @@ function ending(reservation: Granted["reservation"], actual: number): Step<void>
   return (record) => ({ record: settle(record, reservation, actual), outcome: undefined });
 }
 
-function refused(refusal: Refusal, located?: Located, limits: readonly LimitStatus[] = []): Refused {
-  if (located === undefined) return { allowed: false, refusal, limits };
-  return { allowed: false, refusal, limits, key: identityOf(located.keyId, located.record) };
+function refused(refusal: Refusal): Refused {
+  return { allowed: false, refusal, limits: [] };
+}
+
+/** Where the limits stand is told to whoever proved to hold the key, and to nobody else. */
+function refusedKey(refusal: Refusal, { keyId, record }: Located, now: number): Refused {
+  const limits = refusal.status === 401 ? [] : limitStatus(record, now);
+  return { allowed: false, refusal, limits, key: identityOf(keyId, record) };
 }
 
 function identityOf(id: string, { owner, policy }: KeyRecord): KeyIdentity {

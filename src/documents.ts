@@ -103,6 +103,8 @@ export interface KeyRecord {
   readonly levels: Readonly<Record<string, Level>>;
   readonly nodes: Readonly<Record<string, NodeEntry>>;
   readonly collected: Readonly<Record<string, CollectedEntry>>;
+  /** Entries with a time up to this one may have been here and be forgotten. */
+  readonly forgottenMs: number;
   /** The latest store time this document has seen. Guards expiry against a clock that steps back. */
   readonly latestMs: number;
 }
@@ -139,23 +141,35 @@ const count = z.int().min(0);
 const amounts = z.record(z.string(), z.int());
 const onCrash = z.enum(["charge", "release"]);
 
-const policy = z.looseObject({
-  name: z.string().optional(),
-  state: z.enum(["active", "disabled", "revoked"]),
-  expiresAtMs: z.unknown(),
-  allowedIps: z.array(z.string()).optional(),
-  allowedModels: z.array(z.string()).optional(),
-  deniedModels: z.array(z.string()).optional(),
-  limits: z.array(
-    z.union([
-      z.looseObject({ requests: z.int().min(1), windowMs: z.int().min(1), burst: z.int().min(1).optional() }),
-      z.looseObject({ inFlight: z.int().min(1) }),
-    ]),
-  ),
-  quota: count.nullable(),
-  onCrash,
-  metadata: z.record(z.string(), z.string()).optional(),
-});
+// Frozen, because views and decisions show parts of a policy to callers.
+const names = z.array(z.string()).readonly();
+const policy = z
+  .looseObject({
+    name: z.string().optional(),
+    state: z.enum(["active", "disabled", "revoked"]),
+    expiresAtMs: z.unknown(),
+    allowedIps: names.optional(),
+    allowedModels: names.optional(),
+    deniedModels: names.optional(),
+    limits: z
+      .array(
+        z.union([
+          z
+            .looseObject({
+              requests: z.int().min(1),
+              windowMs: z.int().min(1),
+              burst: z.int().min(1).optional(),
+            })
+            .readonly(),
+          z.looseObject({ inFlight: z.int().min(1) }).readonly(),
+        ]),
+      )
+      .readonly(),
+    quota: count.nullable(),
+    onCrash,
+    metadata: z.record(z.string(), z.string()).readonly().optional(),
+  })
+  .readonly();
 
 const keyRecord: z.ZodType<KeyRecord> = z.looseObject({
   format,
@@ -175,6 +189,7 @@ const keyRecord: z.ZodType<KeyRecord> = z.looseObject({
     z.string(),
     z.looseObject({ seq: count, collectedAtMs: z.int(), mode: onCrash, collected: amounts }),
   ),
+  forgottenMs: z.int(),
   latestMs: z.int(),
 });
 

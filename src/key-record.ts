@@ -22,6 +22,7 @@ export function newKeyRecord(
     levels: {},
     nodes: {},
     collected: {},
+    forgottenMs: 0,
     latestMs: now,
   };
 }

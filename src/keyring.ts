@@ -6,6 +6,7 @@ import {
   type Limit,
   type Policy,
   parseKeyRecord,
+  type StoredSecret,
   secretDocumentId,
 } from "./documents.js";
 import { KeystileError } from "./errors.js";
@@ -14,12 +15,14 @@ import { newKeyRecord } from "./key-record.js";
 import {
   type IssueInput,
   type PolicyInput,
-  parseInteger,
   parseIssueInput,
+  parseListQuery,
   parsePolicyPatch,
+  parseRotateOptions,
+  parseUpdateCondition,
   type Settings,
 } from "./options.js";
-import { isExpired } from "./policy.js";
+import { isExpired, isTime } from "./policy.js";
 import { expireHolds, type QuotaStatus, quotaStatus } from "./quota.js";
 import type { Runtime } from "./runtime.js";
 import { digestsOf, generateSecret, hintOf } from "./secret.js";
@@ -89,8 +92,6 @@ export interface Keyring {
   purge(keyId: string): Promise<void>;
 }
 
-const MAX_GRACE_MS = 365 * 86_400_000;
-
 /** How often an erasure is tried against others who write the same document. */
 const MAX_ERASURES = 100;
 
@@ -114,24 +115,21 @@ export function keyring(
     return { secret, key: viewOf(keyId, record, now) };
   }
 
-  async function rotate(
-    keyId: string,
-    { graceMs = 0 }: { readonly graceMs?: number } = {},
-  ): Promise<IssuedKey> {
-    parseInteger(graceMs, "graceMs", 0, MAX_GRACE_MS);
+  async function rotate(keyId: string, options: { readonly graceMs?: number } = {}): Promise<IssuedKey> {
+    const { graceMs } = parseRotateOptions(options);
     const before = await existing(keyId);
     // The record always lists every secret document there is, so the dead one goes before it is forgotten.
     for (const { digest } of before.secrets.slice(2)) await erase(secretDocumentId(digest));
+    // A rotation that failed half-way left a current secret that nobody was given, and without a document.
+    const [current] = before.secrets;
+    const isOrphan =
+      current !== undefined && (await session.fetch(secretDocumentId(current.digest))) === undefined;
     const secret = generateSecret(before.prefix, runtime.randomBytes);
+    const fresh = { digest: digestOf(secret), hint: hintOf(secret), endsAtMs: null };
     const key = await change(keyId, (record, now) => {
       assertNotRevoked(record);
-      if (record.policyVersion !== before.policyVersion)
-        throw conflict(before.policyVersion, record.policyVersion);
-      const [current, previous] = record.secrets;
-      const fresh = { digest: digestOf(secret), hint: hintOf(secret), endsAtMs: null };
-      const ending = current === undefined ? [] : [{ ...current, endsAtMs: now + graceMs }];
-      const dead = previous === undefined ? [] : [{ ...previous, endsAtMs: 0 }];
-      return { ...record, secrets: [fresh, ...ending, ...dead] };
+      assertVersion(record, before.policyVersion);
+      return { ...record, secrets: rotated(record.secrets, fresh, now + graceMs, isOrphan) };
     });
     await create(secretWrite(secret, keyId));
     return { secret, key };
@@ -140,14 +138,13 @@ export function keyring(
   async function update(
     keyId: string,
     patch: PolicyInput,
-    { ifPolicyVersion }: { readonly ifPolicyVersion?: number } = {},
+    condition: { readonly ifPolicyVersion?: number } = {},
   ): Promise<KeyView> {
+    const { ifPolicyVersion } = parseUpdateCondition(condition);
     const patched = parsePolicyPatch(patch, await storeTime());
     return change(keyId, (record) => {
       assertNotRevoked(record);
-      if (ifPolicyVersion !== undefined && ifPolicyVersion !== record.policyVersion) {
-        throw conflict(ifPolicyVersion, record.policyVersion);
-      }
+      if (ifPolicyVersion !== undefined) assertVersion(record, ifPolicyVersion);
       return { ...record, policy: patched(record.policy) };
     });
   }
@@ -161,7 +158,7 @@ export function keyring(
   }
 
   async function purge(keyId: string): Promise<void> {
-    const record = await commit.fetch(keyId);
+    const record = isKeyId(keyId) ? await commit.fetch(keyId) : undefined;
     if (record === undefined) return;
     if (record.policy.state !== "revoked") {
       throw new KeystileError("key_state", `Key "${keyId}" is not revoked. Revoke it before it is purged.`);
@@ -175,6 +172,7 @@ export function keyring(
     keyId: string,
     edit: (record: KeyRecord, now: number) => KeyRecord,
   ): Promise<KeyView> {
+    if (!isKeyId(keyId)) throw notFound(keyId);
     const view = await commit.edit(keyId, (record, { now }) => {
       const edited = edit(record, now);
       const changed = edited === record ? record : { ...edited, policyVersion: record.policyVersion + 1 };
@@ -185,7 +183,7 @@ export function keyring(
   }
 
   async function existing(keyId: string): Promise<KeyRecord> {
-    const record = await commit.fetch(keyId);
+    const record = isKeyId(keyId) ? await commit.fetch(keyId) : undefined;
     if (record === undefined) throw notFound(keyId);
     return record;
   }
@@ -233,19 +231,19 @@ export function keyring(
   return {
     issue,
     async get(keyId) {
-      const record = await commit.fetch(keyId);
+      const record = isKeyId(keyId) ? await commit.fetch(keyId) : undefined;
       return record === undefined ? undefined : viewOf(keyId, record, session.now());
     },
-    async list({ owner, after, limit = 100 } = {}) {
-      parseInteger(limit, "limit", 1, 1_000);
+    async list(query = {}) {
+      const { owner, after, limit } = parseListQuery(query);
       const now = await storeTime();
-      const query = {
+      const page = {
         kind: "key",
         limit,
         ...(owner !== undefined && { owner }),
         ...(after !== undefined && { after }),
       };
-      const { documents, next } = await session.list(query);
+      const { documents, next } = await session.list(page);
       const keys = documents.map((document) => viewOf(keyIdOf(document), parseKeyRecord(document), now));
       return next === undefined ? { keys } : { keys, next };
     },
@@ -279,7 +277,7 @@ function viewOf(id: string, stored: KeyRecord, now: number): KeyView {
     state: state === "active" && isExpired(expiresAtMs, Math.max(now, record.latestMs)) ? "expired" : state,
     hint: secrets[0]?.hint ?? "",
     createdAt: new Date(createdAtMs).toISOString(),
-    expiresAt: typeof expiresAtMs === "number" ? new Date(expiresAtMs).toISOString() : null,
+    expiresAt: isTime(expiresAtMs) ? new Date(expiresAtMs).toISOString() : null,
     ...(allowedIps && { allowedIps }),
     ...(allowedModels && { allowedModels }),
     ...(deniedModels && { deniedModels }),
@@ -289,6 +287,22 @@ function viewOf(id: string, stored: KeyRecord, now: number): KeyView {
     metadata,
     policyVersion,
   };
+}
+
+/** The fresh secret, the one it replaces with its end, and one dead that is still to be erased. */
+function rotated(
+  secrets: readonly StoredSecret[],
+  fresh: StoredSecret,
+  endsAtMs: number,
+  isOrphan: boolean,
+): readonly StoredSecret[] {
+  const [replaced, dead] = isOrphan ? [secrets[1], secrets[0]] : secrets;
+  return [
+    fresh,
+    // Never later than it was promised to end already.
+    ...(replaced ? [{ ...replaced, endsAtMs: Math.min(replaced.endsAtMs ?? endsAtMs, endsAtMs) }] : []),
+    ...(dead ? [{ ...dead, endsAtMs: 0 }] : []),
+  ];
 }
 
 function keyIdOf({ id }: Document): string {
@@ -310,13 +324,22 @@ function assertNotRevoked({ policy }: KeyRecord): void {
   if (policy.state === "revoked") throw new KeystileError("key_state", "A revoked key cannot be changed.");
 }
 
-function conflict(expected: number, found: number): KeystileError {
-  return new KeystileError(
+function assertVersion({ policyVersion }: KeyRecord, expected: number): void {
+  if (policyVersion === expected) return;
+  throw new KeystileError(
     "policy_conflict",
-    `The policy was changed meanwhile: expected policyVersion ${expected}, found ${found}. Read it and try again.`,
+    `The key was changed meanwhile: expected policyVersion ${expected}, found ${policyVersion}. Read it and try again.`,
   );
 }
 
+/** An id is named only if it is one: what was handed in by mistake may be a secret. */
 function notFound(keyId: string): KeystileError {
-  return new KeystileError("key_not_found", `There is no key ${JSON.stringify(String(keyId).slice(0, 64))}.`);
+  return new KeystileError(
+    "key_not_found",
+    isKeyId(keyId) ? `There is no key "${keyId}".` : "That is no key id.",
+  );
+}
+
+function isKeyId(value: unknown): value is string {
+  return typeof value === "string" && value.length === 28 && /^[0-9a-f]{3}\.[0-9a-f]{24}$/.test(value);
 }

@@ -1,4 +1,4 @@
-import type { KeyRecord, Limit, RequestLimit } from "./documents.js";
+import type { KeyRecord, Level, Limit, RequestLimit } from "./documents.js";
 
 /** Where one limit stands, for headers and for the caller. */
 export interface LimitStatus {
@@ -29,14 +29,13 @@ const IN_FLIGHT_RETRY_MS = 1_000;
  * unit a level keeps its meaning when the limit is edited. Time that runs backwards drains nothing.
  */
 export function takeRequest(record: KeyRecord, now: number): LimitsOutcome {
-  const levels: Record<string, KeyRecord["levels"][string]> = {};
+  const levels: Record<string, Level> = {};
   let retryAfterMs = 0;
   for (const limit of record.policy.limits.filter(isRequestLimit)) {
-    const bucket = record.levels[bucketName(limit)];
-    const level = drainedLevel(limit, bucket, now) + limit.windowMs;
-    const over = level - capacity(limit);
-    if (over > 0) retryAfterMs = Math.max(retryAfterMs, Math.ceil(over / limit.requests));
-    levels[bucketName(limit)] = { level, atMs: Math.max(now, bucket?.atMs ?? now) };
+    const { level, atMs } = levelAt(limit, record, now);
+    const over = level - (capacity(limit) - limit.windowMs);
+    if (over > 0) retryAfterMs = Math.max(retryAfterMs, atMs - now + ceilDivide(over, limit.requests));
+    levels[bucketName(limit)] = { level: level + limit.windowMs, atMs };
   }
   if (retryAfterMs > 0) return { fits: false, reason: "rate_limited", retryAfterMs };
 
@@ -53,12 +52,12 @@ export function limitStatus(record: KeyRecord, now: number): readonly LimitStatu
       const remaining = Math.max(0, limit.inFlight - openRequests(record));
       return { unit: "inFlight", limit: limit.inFlight, remaining, resetAtMs: now + IN_FLIGHT_RETRY_MS };
     }
-    const level = drainedLevel(limit, record.levels[bucketName(limit)], now);
+    const { level, atMs } = levelAt(limit, record, now);
     return {
       unit: "requests",
       limit: limit.burst ?? limit.requests,
-      remaining: Math.max(0, Math.floor((capacity(limit) - level) / limit.windowMs)),
-      resetAtMs: now + Math.ceil(level / limit.requests),
+      remaining: floorDivide(Math.max(0, capacity(limit) - level), limit.windowMs),
+      resetAtMs: atMs + ceilDivide(level, limit.requests),
     };
   });
 }
@@ -77,16 +76,23 @@ export function capacity({ requests, burst = requests, windowMs }: RequestLimit)
   return burst * windowMs;
 }
 
-function drainedLevel(
-  { requests }: RequestLimit,
-  bucket: KeyRecord["levels"][string] | undefined,
-  now: number,
-): number {
-  if (bucket === undefined) return 0;
+/** The level after draining until `now`, or as it was when last seen, if the clock is behind that. */
+function levelAt(limit: RequestLimit, record: KeyRecord, now: number): Level {
+  const bucket = record.levels[bucketName(limit)] ?? { level: 0, atMs: now };
   const elapsedMs = Math.max(0, now - bucket.atMs);
-  // Compared by division first: the product of a long pause and a high rate could leave the safe integers.
-  if (elapsedMs >= bucket.level / requests) return 0;
-  return bucket.level - elapsedMs * requests;
+  // Compared before it is multiplied: a long pause at a high rate would leave the safe integers.
+  const isEmpty = elapsedMs > Number.MAX_SAFE_INTEGER / limit.requests;
+  const level = isEmpty ? 0 : Math.max(0, bucket.level - elapsedMs * limit.requests);
+  return { level, atMs: Math.max(now, bucket.atMs) };
+}
+
+/** Exact for safe integers, where a rounded quotient is not. */
+function floorDivide(dividend: number, divisor: number): number {
+  return (dividend - (dividend % divisor)) / divisor;
+}
+
+function ceilDivide(dividend: number, divisor: number): number {
+  return floorDivide(dividend, divisor) + (dividend % divisor === 0 ? 0 : 1);
 }
 
 /** Requests in flight on all processes, as far as their holds have not expired. */

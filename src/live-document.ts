@@ -306,7 +306,7 @@ export function liveDocument(keyId: string, surroundings: Surroundings): LiveDoc
   /** What may have been booked and then forgotten is not booked again: the charge of the collection stands. */
   function closeIfForgotten(attempt: Attempt, record: KeyRecord): void {
     if (proofIn(record, attempt.node) !== undefined) return;
-    if (!mayBeForgotten(record, attempt.holdUntilMs, session.now())) return;
+    if (!mayBeForgotten(record, attempt.holdUntilMs)) return;
     for (const { task } of attempt.results) {
       if (task.options.isFact) answer(task, () => task.resolve(undefined));
     }

@@ -2,9 +2,10 @@ import { z } from "zod";
 import { compileRanges, type Ranges } from "./address.js";
 import { type CredentialSource, DEFAULT_SOURCES } from "./credential.js";
 import type { Limit, Policy, RequestLimit } from "./documents.js";
-import { KeystileError } from "./errors.js";
+import { invalid, parse } from "./invalid-options.js";
 import { bucketName, capacity, isRequestLimit } from "./limits.js";
 import { checkModelPatterns } from "./models.js";
+import { isTime } from "./policy.js";
 import type { Runtime } from "./runtime.js";
 import { DEFAULT_PREFIXES, isSecretPrefix, type Pepper, type SecretPrefixes } from "./secret.js";
 import type { Store } from "./store.js";
@@ -144,14 +145,22 @@ const keystileOptions = z.strictObject({
   runtime: methods<Runtime>("monotonicMs", "setTimer", "random", "randomBytes").optional(),
 });
 
-const limit = z.union([
-  z.strictObject({
-    requests: z.int().min(1),
-    windowMs: z.int().min(1_000).max(MAX_WINDOW_MS),
-    burst: z.int().min(1).optional(),
-  }),
-  z.strictObject({ inFlight: z.int().min(1) }),
-]);
+const limit = z.union(
+  [
+    z
+      .strictObject({
+        requests: z.int().min(1),
+        windowMs: z.int().min(1_000).max(MAX_WINDOW_MS),
+        burst: z.int().min(1).optional(),
+      })
+      .readonly(),
+    z.strictObject({ inFlight: z.int().min(1) }).readonly(),
+  ],
+  { error: "expected { requests, windowMs, burst? } or { inFlight }" },
+);
+
+// Frozen, because views and decisions show parts of a policy to callers.
+const names = z.array(z.string()).readonly().nullable().optional();
 
 const policyShape = {
   name: text.optional(),
@@ -160,15 +169,16 @@ const policyShape = {
       error: "expected a Date, integer milliseconds, ISO 8601 with Z or an offset, or null",
     })
     .optional(),
-  allowedIps: z.array(z.string()).nullable().optional(),
-  allowedModels: z.array(z.string()).nullable().optional(),
-  deniedModels: z.array(z.string()).nullable().optional(),
-  limits: z.array(limit).max(16).optional(),
+  allowedIps: names,
+  allowedModels: names,
+  deniedModels: names,
+  limits: z.array(limit).max(16).readonly().optional(),
   quota: z.int().min(0).nullable().optional(),
   onCrash: z.enum(["charge", "release"]).optional(),
   metadata: z
     .record(z.string().min(1).max(64), z.string().max(512))
     .refine((members) => Object.keys(members).length <= 32, "expected at most 32 members")
+    .readonly()
     .optional(),
 };
 
@@ -228,9 +238,29 @@ export function parsePolicyPatch(patch: PolicyInput, now: number): (policy: Poli
   return (policy) => applyPolicy(policy, fields, now);
 }
 
-/** @throws KeystileError `invalid_options` for anything but an integer in the range. */
-export function parseInteger(value: unknown, path: string, min: number, max: number): number {
-  return parse(z.int().min(min).max(max), value, path);
+const MAX_GRACE_MS = 365 * DAY_MS;
+
+const updateCondition = z.strictObject({ ifPolicyVersion: z.int().min(1).optional() });
+const rotateOptions = z.strictObject({ graceMs: z.int().min(0).max(MAX_GRACE_MS).default(0) });
+const listQuery = z.strictObject({
+  owner: text.optional(),
+  after: z.string().max(512).optional(),
+  limit: z.int().min(1).max(1_000).default(100),
+});
+
+/** @throws KeystileError `invalid_options` */
+export function parseUpdateCondition(condition: unknown): z.infer<typeof updateCondition> {
+  return parse(updateCondition, condition, "condition");
+}
+
+/** @throws KeystileError `invalid_options` */
+export function parseRotateOptions(options: unknown): z.infer<typeof rotateOptions> {
+  return parse(rotateOptions, options, "options");
+}
+
+/** @throws KeystileError `invalid_options` */
+export function parseListQuery(query: unknown): z.infer<typeof listQuery> {
+  return parse(listQuery, query, "query");
 }
 
 function applyPolicy(policy: Policy, fields: z.infer<typeof policyInput>, now: number): Policy {
@@ -243,7 +273,7 @@ function applyPolicy(policy: Policy, fields: z.infer<typeof policyInput>, now: n
   const merged: Record<string, unknown> = { ...policy, ...defined(rest), expiresAtMs };
   for (const list of ["allowedIps", "allowedModels", "deniedModels"])
     if (merged[list] === null) delete merged[list];
-  return merged as unknown as Policy;
+  return Object.freeze(merged) as unknown as Policy;
 }
 
 function checkLimits(limits: readonly Limit[]): void {
@@ -268,60 +298,12 @@ const EARLIEST_MS = 946_684_800_000;
 function expiryMs(expiresAt: Date | number | string | null, now: number): number | null {
   if (expiresAt === null) return null;
   const ms = typeof expiresAt === "number" ? expiresAt : new Date(expiresAt).getTime();
+  if (!isTime(ms)) throw invalid("expiresAt", `expected a time that a Date can hold, received ${ms}`);
   if (ms < EARLIEST_MS)
     throw invalid("expiresAt", `expected milliseconds, received ${ms}, which looks like seconds`);
   if (ms <= now)
     throw invalid("expiresAt", `expected a time in the future, received ${new Date(ms).toISOString()}`);
   return ms;
-}
-
-// ── errors ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-function parse<S extends z.ZodType>(schema: S, value: unknown, path: string): z.infer<S> {
-  const parsed = schema.safeParse(value);
-  if (parsed.success) return parsed.data;
-  const [issue] = parsed.error.issues;
-  const at = [path, ...(issue?.path ?? [])].map(String).join(".");
-  if (issue?.code === "unrecognized_keys") {
-    const unknown = String(issue.keys[0]);
-    const nearest = nearestName(unknown, namesOf(schema));
-    throw invalid(
-      at,
-      `there is no "${unknown}"${nearest === undefined ? "" : `; did you mean "${nearest}"?`}`,
-    );
-  }
-  throw invalid(at, `${issue?.message}, received ${show(valueAt(value, issue?.path ?? []), at)}`);
-}
-
-function invalid(path: string, problem: string): KeystileError {
-  return new KeystileError("invalid_options", `${path}: ${problem}.`);
-}
-
-function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
-  return path.reduce((inner, name) => (inner as Record<PropertyKey, unknown> | undefined)?.[name], value);
-}
-
-/** What was received, short, and never a pepper. */
-function show(value: unknown, at: string): string {
-  if (at.includes("peppers")) return typeof value;
-  if (typeof value === "string") return JSON.stringify(value.slice(0, 64));
-  if (typeof value === "number" || typeof value === "boolean" || value == null) return String(value);
-  return Array.isArray(value) ? "a list" : typeof value;
-}
-
-function namesOf(schema: z.ZodType): readonly string[] {
-  return schema instanceof z.ZodObject ? Object.keys(schema.shape) : [];
-}
-
-/** The known name that shares most pairs of letters with an unknown one. */
-function nearestName(unknown: string, names: readonly string[]): string | undefined {
-  const pairs = (name: string): Set<string> =>
-    new Set(Array.from({ length: name.length - 1 }, (_, at) => name.slice(at, at + 2).toLowerCase()));
-  const wanted = pairs(unknown);
-  const shared = (name: string): number =>
-    [...pairs(name)].filter((pair) => wanted.has(pair)).length / name.length;
-  const [best] = [...names].sort((a, b) => shared(b) - shared(a));
-  return best !== undefined && shared(best) > 0.3 ? best : undefined;
 }
 
 function isVaried(secret: string): boolean {

@@ -25,6 +25,8 @@ export type PolicyOutcome =
 /** How far ahead of the store a document's own memory of time may be before it counts as corrupt. */
 const MAX_AHEAD_MS = 300_000;
 
+const MAX_TIME_MS = 8_640_000_000_000_000;
+
 /**
  * Judges the rules of a key that count nothing, in the order of the refusal table: secret, state, expiry,
  * address, model. Pure: the same arguments always give the same answer.
@@ -84,7 +86,12 @@ function judgeState({ policy }: KeyRecord, now: number): Reason | undefined {
 /** Dead at the instant itself. What is neither null nor a time means expired, never "no expiry". */
 export function isExpired(expiresAtMs: unknown, now: number): boolean {
   if (expiresAtMs === null) return false;
-  return !Number.isSafeInteger(expiresAtMs) || now >= (expiresAtMs as number);
+  return !isTime(expiresAtMs) || now >= expiresAtMs;
+}
+
+/** Whether a value is an instant that a `Date` can hold, in integer milliseconds. */
+export function isTime(value: unknown): value is number {
+  return Number.isSafeInteger(value) && Math.abs(value as number) <= MAX_TIME_MS;
 }
 
 function judgeAddress({ policy }: KeyRecord, address: Facts["address"]): Reason | undefined {

@@ -80,44 +80,15 @@ export function settle(record: KeyRecord, { node, held }: Reservation, actual: n
  * Returns the same record when there is nothing to do.
  */
 export function expireHolds(record: KeyRecord, now: number): KeyRecord {
-  const expired = Object.entries(record.nodes).filter(([, entry]) => entry.renewByMs <= now);
-  const holding = expired.filter(([, entry]) => isHolding(entry));
-  const forgotten = [
-    ...oldest(
-      expired.filter(([, entry]) => !isHolding(entry)),
-      ([, entry]) => entry.renewByMs,
-      0,
-      now,
-    ),
-    ...oldest(Object.entries(record.collected), ([, entry]) => entry.collectedAtMs, holding.length, now),
-  ].map(([node]) => node);
-  if (holding.length === 0 && forgotten.length === 0) return record;
-
-  const mode = record.policy.onCrash;
-  const nodes = { ...record.nodes };
-  const collected = { ...record.collected };
-  let booked = record;
-  for (const [node, { seq, held }] of holding) {
-    delete nodes[node];
-    collected[node] = { seq, collectedAtMs: now, mode, collected: held };
-    if (mode === "charge") booked = book(booked, held, 1);
-  }
-  for (const node of forgotten) {
-    delete nodes[node];
-    delete collected[node];
-  }
-  return { ...booked, nodes, collected };
+  return forget(collect(record, now), now);
 }
 
 /**
- * Whether an entry that was to be renewed by `renewByMs` may have been there and be forgotten by now. Before that,
- * its absence proves that it was never written.
+ * Whether an entry that was to be renewed by `renewByMs` may have been there and be forgotten. If not, its absence
+ * proves that it was never written.
  */
-export function mayBeForgotten(record: KeyRecord, renewByMs: number, now: number): boolean {
-  if (renewByMs > now) return false;
-  const drained = Object.values(record.nodes).filter((entry) => !isHolding(entry));
-  const isFull = Object.keys(record.collected).length >= MAX_COLLECTED || drained.length >= MAX_COLLECTED;
-  return isFull || renewByMs + COLLECTED_KEPT_MS <= now;
+export function mayBeForgotten(record: KeyRecord, renewByMs: number): boolean {
+  return renewByMs <= record.forgottenMs;
 }
 
 /** The quota's numbers. Debt shows as `remaining: 0` with `used` above `limit`. */
@@ -146,16 +117,58 @@ function isHolding({ open, held }: NodeEntry): boolean {
   return open > 0 || Object.keys(held).length > 0;
 }
 
-/** The entries to forget: those older than an hour, and the oldest beyond 64 with `arriving` more to come. */
-function oldest<E>(
-  entries: readonly E[],
-  atMs: (entry: E) => number,
-  arriving: number,
-  now: number,
-): readonly E[] {
-  const byAge = entries.toSorted((a, b) => atMs(a) - atMs(b));
-  const surplus = Math.max(0, entries.length + arriving - MAX_COLLECTED);
-  return byAge.filter((entry, index) => index < surplus || atMs(entry) + COLLECTED_KEPT_MS <= now);
+function collect(record: KeyRecord, now: number): KeyRecord {
+  const expired = Object.entries(record.nodes).filter(
+    ([, entry]) => entry.renewByMs <= now && isHolding(entry),
+  );
+  if (expired.length === 0) return record;
+  const mode = record.policy.onCrash;
+  const names = new Set(expired.map(([node]) => node));
+  const collected = expired.map(([node, { seq, held }]) => [
+    node,
+    { seq, collectedAtMs: now, mode, collected: held },
+  ]);
+  const booked =
+    mode === "charge" ? expired.reduce((sum, [, { held }]) => book(sum, held, 1), record) : record;
+  return {
+    ...booked,
+    nodes: without(record.nodes, names),
+    collected: { ...record.collected, ...Object.fromEntries(collected) },
+  };
+}
+
+function forget(record: KeyRecord, now: number): KeyRecord {
+  const drained = Object.entries(record.nodes)
+    .filter(([, entry]) => entry.renewByMs <= now && !isHolding(entry))
+    .map(([node, { renewByMs }]): Memory => ({ node, atMs: renewByMs }));
+  const collected = Object.entries(record.collected) //
+    .map(([node, { collectedAtMs }]): Memory => ({ node, atMs: collectedAtMs }));
+  const forgotten = [...tooOld(drained, now), ...tooOld(collected, now)];
+  if (forgotten.length === 0) return record;
+  const names = new Set(forgotten.map(({ node }) => node));
+  return {
+    ...record,
+    nodes: without(record.nodes, names),
+    collected: without(record.collected, names),
+    forgottenMs: Math.max(record.forgottenMs, ...forgotten.map(({ atMs }) => atMs)),
+  };
+}
+
+interface Memory {
+  readonly node: string;
+  readonly atMs: number;
+}
+
+/** Those older than an hour, and the oldest beyond 64. */
+function tooOld(memories: readonly Memory[], now: number): readonly Memory[] {
+  const surplus = memories.length - MAX_COLLECTED;
+  return memories
+    .toSorted((a, b) => a.atMs - b.atMs)
+    .filter(({ atMs }, index) => index < surplus || atMs + COLLECTED_KEPT_MS <= now);
+}
+
+function without<T>(entries: Readonly<Record<string, T>>, names: ReadonlySet<string>): Record<string, T> {
+  return Object.fromEntries(Object.entries(entries).filter(([node]) => !names.has(node)));
 }
 
 function heldBy(record: KeyRecord): number {

@@ -30,6 +30,16 @@ export function createModelServer({ apiKey }: { readonly apiKey: string }): Hono
     );
   });
 
+  app.post("*", async (c, next) => {
+    const { model } = await c.req.json<ChatRequest>();
+    if (MODELS.includes(model)) return next();
+    const message = `There is no model "${model}".`;
+    return c.json(
+      { type: "error", error: { message, type: "not_found_error", code: "model_not_found" } },
+      404,
+    );
+  });
+
   app.get("/v1/models", (c) => {
     const data = MODELS.map((id) => ({ id, object: "model", created: 1_767_225_600, owned_by: "demo" }));
     return c.json({ object: "list", data });

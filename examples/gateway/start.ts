@@ -21,7 +21,8 @@ const DAY_MS = 86_400_000;
 const file = process.env["KEYSTILE_DB"] ?? "keystile.db";
 const store = sqliteStore(file);
 await store.setup();
-const keystile = createKeystile({ store });
+// Whoever presses Ctrl+C does not wait long for streams that are still open.
+const keystile = createKeystile({ store, drainMs: 2_000 });
 
 const apiKey = process.env["UPSTREAM_API_KEY"] ?? "no-key-configured";
 const providerUrl = process.env["UPSTREAM_URL"];

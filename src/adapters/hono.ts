@@ -1,12 +1,11 @@
 import type { Context, MiddlewareHandler } from "hono";
 import type { Admission, Allowed, Decision } from "../authorizer.js";
+import { followBody, readJsonBody } from "../body.js";
 import { isKeystileError, KeystileError } from "../errors.js";
 import {
   type Answer,
-  followBody,
   newRequestId,
   rateLimitHeaders,
-  readJsonBody,
   renderFault,
   renderRefusal,
   requestIdHeaders,

@@ -10,15 +10,18 @@ export interface Evidence {
   readonly earliestMs: number;
   readonly latestMs: number;
   /**
-   * Requests of the same process that ended after the arrival. Their ends may stand in the same write as the
-   * refusal, behind it: the document shows what came after both.
+   * What the same process promised in the write that this answer came with, in front of it. A process decides
+   * many requests in one write; between the state before and the state after there were more, and they count.
    */
-  readonly endedMeanwhile: { readonly requests: number; readonly held: number; readonly used: number };
+  readonly alongside: { readonly requests: number; readonly cost: number };
+  /** What ended requests cost beyond their estimates, in all. */
+  readonly debt: number;
 }
 
 /** Whether there was a moment, between arrival and answer, at which this refusal was the truth. */
 export function isRefusalRight(refusal: SubjectRefusal, evidence: Evidence): boolean {
-  return evidence.states.some((state) => refuses(refusal, state, evidence));
+  const { states } = evidence;
+  return states.some((state, index) => refuses(refusal, state, states[index + 1], evidence));
 }
 
 /** Whether there was a moment at which the key, its secret and its time allowed the request. */
@@ -31,8 +34,9 @@ export function isAllowanceRight({ digest, states, earliestMs }: Evidence): bool
   });
 }
 
-function refuses(refusal: SubjectRefusal, state: Body, evidence: Evidence): boolean {
-  const { digest, earliestMs, latestMs, endedMeanwhile } = evidence;
+/** `next`: the state that followed within the time looked at, if one did. */
+function refuses(refusal: SubjectRefusal, state: Body, next: Body | undefined, evidence: Evidence): boolean {
+  const { digest, earliestMs, latestMs, alongside } = evidence;
   const { policy, secrets } = state;
   switch (refusal.reason) {
     case "key_unknown": {
@@ -47,13 +51,16 @@ function refuses(refusal: SubjectRefusal, state: Body, evidence: Evidence): bool
     case "key_expired":
       return policy.expiresAtMs !== null && policy.expiresAtMs <= Math.max(latestMs, state.latestMs);
     case "rate_limited":
-      return policy.limits.some((limit) => isBucketFull(limit, state, earliestMs));
+      return policy.limits.some((limit) => {
+        return isBucketFull(limit, state, earliestMs) || (next !== undefined && isBucketFull(limit, next, earliestMs));
+      });
     case "concurrency_limited":
       return policy.limits.some((limit) => {
-        return "inFlight" in limit && openOf(state, earliestMs) + endedMeanwhile.requests >= limit.inFlight;
+        const more = next === undefined ? 0 : alongside.requests;
+        return "inFlight" in limit && openOf(state, earliestMs) + more >= limit.inFlight;
       });
     case "key_quota_exhausted":
-      return policy.quota !== null && isQuotaShort(refusal, state, policy.quota, evidence);
+      return policy.quota !== null && isQuotaShort(refusal, state, next, policy.quota, evidence);
     default:
       return false;
   }
@@ -63,8 +70,13 @@ function refuses(refusal: SubjectRefusal, state: Body, evidence: Evidence): bool
  * Entries that nobody renewed in time are judged as what collecting makes of them. Those that expire between
  * `earliestMs` and `latestMs` may be judged either way.
  */
-function isQuotaShort(refusal: SubjectRefusal, state: Body, quota: number, evidence: Evidence): boolean {
-  const { cost, earliestMs, latestMs, endedMeanwhile } = evidence;
+function isQuotaShort(
+  refusal: SubjectRefusal,
+  state: Body,
+  next: Body | undefined,
+  quota: number,
+  { cost, earliestMs, latestMs, alongside, debt }: Evidence,
+): boolean {
   const charges = state.policy.onCrash === "charge";
   let surelyExpired = 0;
   let maybeExpired = 0;
@@ -73,10 +85,13 @@ function isQuotaShort(refusal: SubjectRefusal, state: Body, quota: number, evide
     else if (renewByMs <= latestMs) maybeExpired += amount(held);
   }
   const used = amount(state.used);
+  const nextUsed = next === undefined ? used : Math.max(used, amount(next.used));
+  const expired = charges ? surelyExpired + maybeExpired : 0;
+  if (refusal.held !== true) return Math.max(used + expired, nextUsed) + cost > quota;
   const surelyUsed = used + (charges ? surelyExpired : 0);
-  if (refusal.held !== true) return surelyUsed + (charges ? maybeExpired : 0) + cost > quota;
-  const total = used + heldBy(state) - (charges ? 0 : surelyExpired) + endedMeanwhile.held;
-  return total + cost > quota && surelyUsed - endedMeanwhile.used + cost <= quota;
+  const more = next === undefined ? 0 : alongside.cost + Math.min(debt, nextUsed - used);
+  const total = used + heldBy(state) - (charges ? 0 : surelyExpired) + more;
+  return total + cost > quota && surelyUsed + cost <= quota;
 }
 
 function isBucketFull(limit: SubjectLimit, state: Body, earliestMs: number): boolean {

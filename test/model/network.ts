@@ -45,7 +45,7 @@ export function connect(surroundings: Surroundings, random: Random): Store {
 
   function send<R extends object>(call: Call, carryOut: () => R): Promise<R & { now: number }> {
     surroundings.onSent(call);
-    const { arrivals, answers, backMs, error, fault } = drawJourney(surroundings, random, "write" in call, "write" in call && call.write.some((g) => g.some((w) => w.id.startsWith("secret:") || w.expected === 0)));
+    const { arrivals, answers, backMs, error, fault } = drawJourney(surroundings, random, "write" in call);
     if (fault !== undefined) onFault(fault);
     const label = describeCall(call);
     return new Promise((resolve, reject) => {
@@ -77,7 +77,7 @@ export function connect(surroundings: Surroundings, random: Random): Store {
   };
 }
 
-function drawJourney(surroundings: Surroundings, random: Random, isWrite: boolean, secretWrite = false): Journey {
+function drawJourney(surroundings: Surroundings, random: Random, isWrite: boolean): Journey {
   const { scenario } = surroundings;
   const wayMs = (): number => random.between(1, scenario.latencyMs);
   const plain: Journey = { arrivals: [wayMs()], answers: 0, backMs: wayMs(), error: unknownOutcome, fault: undefined };
@@ -99,7 +99,7 @@ function drawJourney(surroundings: Surroundings, random: Random, isWrite: boolea
     const lateMs = random.pick([wayMs(), 3 * scenario.latencyMs, scenario.storeTimeoutMs, random.gap(20_000)]);
     return { ...plain, arrivals: [gaveUpMs + lateMs], answers: undefined, backMs, fault: "late" };
   }
-  if (isWrite && (!(globalThis as any).process.env.NODUPSECRET || !secretWrite) && random.chance(scenario.duplicate)) {
+  if (isWrite && random.chance(scenario.duplicate)) {
     const firstMs = wayMs();
     const secondMs = firstMs + random.pick([0, wayMs(), 10 * wayMs()]);
     const answers = random.chance(0.8) ? 1 : 0;

@@ -4,6 +4,9 @@ import type { StoreClock } from "./clock.js";
 import { type Evidence, isAllowanceRight, isRefusalRight } from "./judgement.js";
 import type { SubjectLimit, SubjectRefusal } from "./subject.js";
 
+/** How long a collected entry can still be corrected. */
+const MEMORY_MS = 3_600_000;
+
 /** What is counted of a run, to show that what is claimed to be tested really happened. */
 export type Statistics = Record<string, number>;
 
@@ -17,6 +20,7 @@ export interface ModelRequest {
   readonly arrivedStep: number;
   readonly arrivedMs: number;
   answer: "pending" | "allowed" | "refused" | "fault";
+  answeredStep: number;
   answeredMs: number;
   /** How its handler ended it, if it did: the least and the most that this can have come to. */
   ended: { least: number; most: number } | undefined;
@@ -49,7 +53,8 @@ interface KeyTrack {
   readonly open: Map<string, Set<ModelRequest>>;
   /** Answered allowances in order of their answers, for the bound on rates. */
   readonly admitted: ModelRequest[];
-  readonly endings: { readonly step: number; readonly by: ModelRequest }[];
+  /** Who was promised something, or may have been, in order of the answers. */
+  readonly held: ModelRequest[];
   /** What the acknowledged ends came to, at the least. */
   acknowledged: number;
   /** What all ends ever called for come to, at the most. */
@@ -98,7 +103,7 @@ export function createOracle(options: OracleOptions) {
   const secretDigests = new Set<string>();
   const endings = new Map<string, Ending>();
   const ownerOf = new Map<string, string>();
-  const editing = new Map<string, number>();
+  const editing = new Map<string, { running: number; lastStep: number; atLastStep: number }>();
   const collectedAtStep = new Map<string, number>();
 
   function count(name: string, by = 1): void {
@@ -114,7 +119,7 @@ export function createOracle(options: OracleOptions) {
         requests: [],
         open: new Map(),
         admitted: [],
-        endings: [],
+        held: [],
         acknowledged: 0,
         called: 0,
         admittedCost: 0,
@@ -148,10 +153,17 @@ export function createOracle(options: OracleOptions) {
     return open;
   }
 
-  function answeredFault(request: ModelRequest, code: string | undefined): void {
-    request.answer = "fault";
+  function answered(request: ModelRequest, answer: ModelRequest["answer"]): KeyTrack {
+    request.answer = answer;
+    request.answeredStep = step();
     request.answeredMs = nowMs();
-    openOf(trackOf(request.keyId), request.process).delete(request);
+    return trackOf(request.keyId);
+  }
+
+  function answeredFault(request: ModelRequest, code: string | undefined): void {
+    const track = answered(request, "fault");
+    openOf(track, request.process).delete(request);
+    track.held.push(request);
     count("faults");
     judgeFault(request.process, code, request.arrivedMs, request.name);
   }
@@ -169,34 +181,31 @@ export function createOracle(options: OracleOptions) {
   }
 
   function answeredRefusal(request: ModelRequest, refusal: SubjectRefusal): void {
-    request.answer = "refused";
-    request.answeredMs = nowMs();
-    const track = trackOf(request.keyId);
+    const track = answered(request, "refused");
     openOf(track, request.process).delete(request);
     count("refused");
     count(`refused ${refusal.reason}${refusal.held === true ? " held" : ""}`);
     const evidence = evidenceOf(track, request);
-    if (!isRefusalRight(refusal, evidence)) {
+    if (!sharedAnEdit(request) && !isRefusalRight(refusal, evidence)) {
       fail("refusal-is-right", `${request.name} was refused ${JSON.stringify(refusal)}, ${describe(evidence)}`);
     }
   }
 
   function answeredAllowance(request: ModelRequest): void {
-    request.answer = "allowed";
-    request.answeredMs = nowMs();
-    const track = trackOf(request.keyId);
+    const track = answered(request, "allowed");
     count("allowed");
     const evidence = evidenceOf(track, request);
-    if (!isAllowanceRight(evidence)) {
+    if (!sharedAnEdit(request) && !isAllowanceRight(evidence)) {
       fail("allowance-is-right", `${request.name} was allowed, ${describe(evidence)}`);
     }
+    track.held.push(request);
     track.admitted.push(request);
     track.admittedCost += request.cost;
     judgeSpending(track);
     judgeCover(track, request.process);
     judgeRate(track, request);
     judgeInFlight(track);
-    if (endings.get(request.process) !== "running") ended(request, request.cost);
+    if (endings.get(request.process) !== "running") { ended(request, request.cost); }
   }
 
   /** The handler ends its request. While its process closes, its estimate may have been settled before. */
@@ -205,15 +214,14 @@ export function createOracle(options: OracleOptions) {
     openOf(track, request.process).delete(request);
     const { least, most } = request.ended ?? { least: cost, most: cost };
     if (request.ended === undefined) {
-      track.endings.push({ step: step(), by: request });
       track.admittedCost -= request.cost;
     } else {
-      track.admittedCost -= most;
+      track.admittedCost -= least;
       track.called -= most;
       track.debt -= Math.max(0, most - request.cost);
     }
     request.ended = { least: Math.min(least, cost), most: Math.max(most, cost) };
-    track.admittedCost += request.ended.most;
+    track.admittedCost += request.ended.least;
     track.called += request.ended.most;
     track.debt += Math.max(0, request.ended.most - request.cost);
   }
@@ -223,23 +231,41 @@ export function createOracle(options: OracleOptions) {
     request.acknowledged = true;
     count("settled");
     const track = trackOf(request.keyId);
+    if (isMemoryOver(track, request)) request.forgotten = true;
     // What is forgotten stays as it was booked; the end is acknowledged because nothing more can come of it.
     if (!request.forgotten) track.acknowledged += request.ended?.least ?? 0;
     judgeBooks(track, "settle-is-stored", request.name);
+  }
+
+  /** An edit may share a write with requests before and after it; the state it met there is nowhere to be seen. */
+  function sharedAnEdit({ process, keyId }: ModelRequest): boolean {
+    const edits = editsOf(process, keyId);
+    return edits.running + (edits.lastStep === step() ? edits.atLastStep : 0) > 0;
+  }
+
+  function editsOf(process: string, keyId: string): { running: number; lastStep: number; atLastStep: number } {
+    const name = `${process} ${keyId}`;
+    let edits = editing.get(name);
+    if (edits === undefined) {
+      edits = { running: 0, lastStep: 0, atLastStep: 0 };
+      editing.set(name, edits);
+    }
+    return edits;
   }
 
   function evidenceOf(track: KeyTrack, request: ModelRequest): Evidence {
     const { digest, cost, arrivedStep, arrivedMs, answeredMs } = request;
     const { earliest, latest } = clock.range(arrivedMs, answeredMs);
     const { toleranceMs } = options;
-    const endedMeanwhile = { requests: 0, held: 0, used: 0 };
-    for (let index = track.endings.length - 1; index >= 0; index--) {
-      const { by, step: endedStep } = track.endings[index] as KeyTrack["endings"][number];
-      if (endedStep < arrivedStep) break;
-      if (by.process !== request.process) continue;
-      endedMeanwhile.requests += 1;
-      endedMeanwhile.held += by.cost;
-      endedMeanwhile.used += by.ended?.most ?? 0;
+    const alongside = { requests: 0, cost: 0 };
+    for (let index = track.held.length - 1; index >= 0; index--) {
+      const holder = track.held[index] as ModelRequest;
+      // Who got a fault after this request came may have been promised something in the same write, too.
+      if (holder.answeredMs < arrivedMs) break;
+      if (holder.process !== request.process) continue;
+      if (holder.answer === "allowed" && holder.answeredStep < step()) continue;
+      alongside.requests += 1;
+      alongside.cost += holder.cost;
     }
     return {
       digest,
@@ -247,7 +273,8 @@ export function createOracle(options: OracleOptions) {
       states: statesSince(track, arrivedStep),
       earliestMs: earliest - toleranceMs,
       latestMs: latest + toleranceMs,
-      endedMeanwhile,
+      alongside,
+      debt: track.debt,
     };
   }
 
@@ -261,6 +288,8 @@ export function createOracle(options: OracleOptions) {
   // ── the document against the account ────────────────────────────────────────────────────────────────────────
 
   function sent(process: string, groups: readonly (readonly Write[])[]): void {
+    const ids = groups.flat().map(({ id }) => id);
+    if (new Set(ids).size < ids.length) fail("store-contract", `${process} wrote ${ids.join(" ")} in one call`);
     for (const { id, expected, set } of groups.flat()) {
       if (!id.startsWith("key:") || set === undefined || set === null) continue;
       const body = set as unknown as Body;
@@ -276,7 +305,7 @@ export function createOracle(options: OracleOptions) {
 
   /** Traffic leaves policies alone: only a process that was asked to may change one. */
   function judgePolicyChange(process: string, keyId: string, expected: number, body: Body): void {
-    if ((editing.get(`${process} ${keyId}`) ?? 0) > 0 || expected === 0) return;
+    if (editsOf(process, keyId).running > 0 || expected === 0) return;
     const base = tracks.get(keyId)?.states.findLast(({ version }) => version === expected)?.body;
     if (base === undefined) return fail("policy-changes-when-asked", `${process} expects a version that never was`);
     const policyOf = ({ policy, secrets, policyVersion }: Body): string =>
@@ -300,7 +329,7 @@ export function createOracle(options: OracleOptions) {
 
     if (JSON.stringify(before.policy.limits) !== JSON.stringify(body.policy.limits)) track.hasEditedLimits = true;
     judgeMemory(track, before, body, writer);
-    judgeTotal(track, before, body);
+    judgeTotal(track, before, body, writer);
     judgeBuckets(track, before, body);
     judgeFinality(before, body);
     judgeBooks(track, "no-lost-charge", "a write");
@@ -344,7 +373,7 @@ export function createOracle(options: OracleOptions) {
         continue;
       }
       if (left === 0) continue;
-      const isOld = entry.collectedAtMs + 3_600_000 <= storeMs + options.toleranceMs;
+      const isOld = entry.collectedAtMs + MEMORY_MS <= storeMs + options.toleranceMs;
       const isCrowded = Object.keys(after.collected).length >= MOST_COLLECTED;
       if (!isOld && !isCrowded) fail("collections-are-remembered", `${identity} with ${left} was forgotten`);
       forget(track, identity, left, entry.mode);
@@ -362,9 +391,21 @@ export function createOracle(options: OracleOptions) {
     }
   }
 
+  /** An entry is forgotten when its hour is over, whether or not somebody has written so since. */
+  function isMemoryOver({ id, states }: KeyTrack, { process, arrivedStep }: ModelRequest): boolean {
+    const storeMs = clock.at(nowMs());
+    return Object.entries(states.at(-1)?.body.collected ?? {}).some(([identity, { collectedAtMs }]) => {
+      const isItsOwn = ownerOf.get(identity) === process;
+      const isOlder = arrivedStep <= (collectedAtStep.get(`${id} ${identity}`) ?? 0);
+      return isItsOwn && isOlder && collectedAtMs + MEMORY_MS <= storeMs + options.toleranceMs;
+    });
+  }
+
   /** What is used and promised never grows past the quota, except by costs above their estimates. */
-  function judgeTotal(track: KeyTrack, before: Body, after: Body): void {
-    const { quota } = after.policy;
+  function judgeTotal(track: KeyTrack, before: Body, after: Body, writer: string): void {
+    // Of two quotas set in one write the store only shows the later one.
+    const isBetween = after.policy.quota !== null && editsOf(writer, track.id).running > 1;
+    const quota = isBetween ? track.highestQuota : after.policy.quota;
     // A key that gives back what crashed processes held is outside the promise once that has happened.
     if (quota === null || track.isReleased) return;
     const total = amount(after.used) + heldBy(after);
@@ -484,20 +525,30 @@ export function createOracle(options: OracleOptions) {
 
   function editCalled({ process, keyId }: ModelEdit): void {
     count("edits");
-    editing.set(`${process} ${keyId}`, (editing.get(`${process} ${keyId}`) ?? 0) + 1);
+    editsOf(process, keyId).running += 1;
+  }
+
+  function quotaAsked(keyId: string, quota: number): void {
+    const track = trackOf(keyId);
+    track.highestQuota = Math.max(track.highestQuota, quota);
   }
 
   function editDone(edit: ModelEdit, outcome: { readonly fault?: string | undefined }): void {
-    const name = `${edit.process} ${edit.keyId}`;
-    editing.set(name, (editing.get(name) ?? 0) - 1);
+    const edits = editsOf(edit.process, edit.keyId);
+    edits.running -= 1;
+    edits.atLastStep = edits.lastStep === step() ? edits.atLastStep + 1 : 1;
+    edits.lastStep = step();
     const states = statesSince(trackOf(edit.keyId), edit.calledStep);
     if (!("fault" in outcome)) {
-      if (edit.keyId !== "" && !states.some(edit.took)) fail("edits-are-stored", `${edit.what} resolved and is not in the store`);
+      // Of two edits in one write the store only shows the later one.
+      const isAlone = edit.keyId !== "" && edits.running === 0;
+      if (isAlone && !states.some(edit.took)) fail("edits-are-stored", `${edit.what} resolved and is not in the store`);
       return;
     }
     count("edits faulted");
     const isForbidden = outcome.fault === "key_state" && states.some(({ policy }) => policy.state === "revoked");
-    if (!isForbidden) judgeFault(edit.process, outcome.fault, edit.calledMs, edit.what);
+    const isRace = outcome.fault === "policy_conflict" && states.length > 1;
+    if (!isForbidden && !isRace) judgeFault(edit.process, outcome.fault, edit.calledMs, edit.what);
   }
 
   function issued(process: string, keyId: string, digest: string): void {
@@ -617,6 +668,16 @@ export function createOracle(options: OracleOptions) {
     return [Math.min(least, expired), Math.max(most, expired)];
   }
 
+  /** Whether somebody who lives still waits for an answer, or for the end of a request to be stored. */
+  function isWaiting(): boolean {
+    return [...tracks.values()].some(({ requests }) =>
+      requests.some(({ process, answer, ended: end, acknowledged: isAcknowledged, forgotten }) => {
+        if (endings.get(process) !== "running") return false;
+        return answer === "pending" || (end !== undefined && !isAcknowledged && !forgotten);
+      }),
+    );
+  }
+
   /** Every call was answered, unless its process died first. */
   function judgeAnswers(): void {
     for (const request of [...tracks.values()].flatMap(({ requests }) => requests)) {
@@ -652,6 +713,7 @@ export function createOracle(options: OracleOptions) {
     written,
     editCalled,
     editDone,
+    quotaAsked,
     issued,
     rotated,
     unacknowledgedOf,
@@ -659,6 +721,7 @@ export function createOracle(options: OracleOptions) {
     processCrashed,
     processClosing,
     processClosed,
+    isWaiting,
     judgeAnswers,
     finish,
     bodyOf,

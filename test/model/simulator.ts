@@ -62,10 +62,10 @@ interface Happening {
 
 const START_MS = Date.UTC(2026, 0, 1);
 const TRACE_LENGTH = Number((globalThis as any).process.env.TRACE ?? 40);
-/** How much longer than usual a request can take. */
-const LONGEST_REQUEST = 25;
 /** Longer than anything the package may still be doing when all is well. */
 const SETTLED_MS = 120_000;
+/** Longer than the latest message takes. */
+const LATEST_MS = 600_000;
 
 /**
  * Plays one seeded history against `create`: several processes, one store, virtual time, and a network that loses,
@@ -79,12 +79,14 @@ export async function simulate(create: CreateSubject, { seed, steps, profile }: 
   const queue = createQueue();
   const processes: Process[] = [];
   const keys: ModelKey[] = [];
+  const handlers = new Map<ModelRequest, { readonly process: Process; readonly end: () => void; readonly at: Happening }>();
   const trace: (readonly [step: number, atMs: number, text: string])[] = [];
   const isCalm = scenario.profile === "calm";
   let violation: Violation | undefined;
   let nowMs = 0;
   let step = 0;
   let names = 0;
+  let travelling = 0;
   let isFaulty = false;
   let isWindingDown = false;
 
@@ -205,7 +207,13 @@ export async function simulate(create: CreateSubject, { seed, steps, profile }: 
       },
       clock,
       nowMs: () => nowMs,
-      inNetwork: (delayMs, label, run) => void schedule(delayMs, undefined, `${name} ${label}`, run),
+      inNetwork(delayMs, label, run) {
+        travelling += 1;
+        schedule(delayMs, undefined, `${name} ${label}`, () => {
+          travelling -= 1;
+          run();
+        });
+      },
       inProcess: (delayMs, label, run) => void schedule(delayMs, process, label, run),
       isFaulty: () => isFaulty,
       isCutOff: () => process.cutOffUntilMs > nowMs,
@@ -246,7 +254,7 @@ export async function simulate(create: CreateSubject, { seed, steps, profile }: 
 
   async function begin(): Promise<void> {
     for (let started = 0; started < scenario.processes; started++) startProcess();
-    const plans = Array.from({ length: scenario.keys }, () => drawKeyPlan(random));
+    const plans = Array.from({ length: scenario.keys }, () => drawKeyPlan(random, scenario));
     for (const plan of plans) {
       const process = anyProcess();
       const issued = await settled(process.subject.keys.issue(inputOf(plan)), "the first issue");
@@ -346,9 +354,10 @@ export async function simulate(create: CreateSubject, { seed, steps, profile }: 
   // ── requests ────────────────────────────────────────────────────────────────────────────────────────────────
 
   function arrive(): void {
-    const count = random.between(1, scenario.burst);
+    const count = random.chance(scenario.singles) ? 1 : random.between(1, scenario.burst);
     const key = likelyKey();
-    const process = anyProcess();
+    const upright = running().filter(({ pausedUntilMs }) => pausedUntilMs <= nowMs);
+    const process = (random.chance(0.9) ? random.pick(upright) : undefined) ?? anyProcess();
     for (let arrived = 0; arrived < count; arrived++) {
       const isAlike = random.chance(0.7);
       request(isAlike ? process : anyProcess(), isAlike ? key : likelyKey());
@@ -379,6 +388,7 @@ export async function simulate(create: CreateSubject, { seed, steps, profile }: 
       arrivedStep: step,
       arrivedMs: nowMs,
       answer: "pending",
+      answeredStep: 0,
       answeredMs: 0,
       ended: undefined,
       acknowledged: false,
@@ -406,10 +416,13 @@ export async function simulate(create: CreateSubject, { seed, steps, profile }: 
     note(`${asked.name} is allowed`);
     oracle.answeredAllowance(asked);
     const usualMs = random.chance(0.1) ? 10 * scenario.requestMs : scenario.requestMs;
-    const takesMs = Math.min(random.gap(usualMs), LONGEST_REQUEST * scenario.requestMs);
-    const end = (): void => endRequest(process, plan, asked, decision);
-    if (takesMs === 0) end();
-    else schedule(takesMs, process, `${asked.name} is done`, end);
+    const takesMs = random.gap(isWindingDown ? 50 : usualMs);
+    const end = (): void => {
+      handlers.delete(asked);
+      endRequest(process, plan, asked, decision);
+    };
+    if (takesMs === 0) return end();
+    handlers.set(asked, { process, end, at: schedule(takesMs, process, `${asked.name} is done`, end) });
   }
 
   function endRequest(
@@ -476,12 +489,13 @@ export async function simulate(create: CreateSubject, { seed, steps, profile }: 
     switch (what) {
       case "issue": {
         if (keys.length >= MOST_KEYS) return;
-        const plan = drawKeyPlan(random);
+        const plan = drawKeyPlan(random, scenario);
         return watch(process, "", what, () => true, keyring.issue(inputOf(plan)), (issued) => addKey(process, plan, issued));
       }
       case "quota": {
         const quota = policy.quota === null ? null : policy.quota + random.between(1, 200);
         const took = (body: Body): boolean => body.policy.quota === quota;
+        if (quota !== null) oracle.quotaAsked(id, quota);
         return watch(process, id, `set quota ${quota}`, took, keyring.update(id, { quota }));
       }
       case "expiry": {
@@ -541,9 +555,15 @@ export async function simulate(create: CreateSubject, { seed, steps, profile }: 
     note("the run winds down");
     // Documents that have seen the future are a fault until the clock has caught up with them.
     clock.jump(nowMs, Math.max(0, clock.latest(nowMs) - clock.at(nowMs)));
-    // Long requests and late messages come to their ends.
     await advanceBy(Math.max(0, ...processes.map(({ pausedUntilMs }) => pausedUntilMs - nowMs)));
-    await advanceBy(LONGEST_REQUEST * scenario.requestMs + 3 * SETTLED_MS);
+    for (const { process, end, at } of [...handlers.values()]) {
+      at.isCancelled = true;
+      schedule(random.between(0, 2_000), process, "hurries up", end);
+    }
+    // Late messages arrive, and whoever waits for an answer gets one.
+    const untilMs = nowMs + LATEST_MS;
+    while (violation === undefined && nowMs < untilMs && (travelling > 0 || oracle.isWaiting())) await advanceBy(5_000);
+    await advanceBy(12_000);
     oracle.judgeAnswers();
     for (const process of running()) {
       const unwritten = await settled(process.subject.flush(SETTLED_MS / 2), `flush() of ${process.name}`);
@@ -572,7 +592,7 @@ export async function simulate(create: CreateSubject, { seed, steps, profile }: 
     const untilMs = nowMs + SETTLED_MS;
     while (statistics["allowed"] === openBefore && violation === undefined && nowMs < untilMs) await advance();
     if (statistics["allowed"] === openBefore) fail("calls-succeed-in-the-end", `${key.id} cannot be used any more`);
-    await advanceBy(LONGEST_REQUEST * scenario.requestMs + 20_000);
+    await advanceBy(5_000);
   }
 }
 

@@ -7,7 +7,19 @@ const SOURCE = join(import.meta.dirname, "../../src");
 /** The layers of docs/architecture.md: a file imports from its own layer or a lower one. */
 const LAYERS: readonly (readonly string[])[] = [
   ["errors", "refusal", "documents", "store", "address", "secret", "runtime"],
-  ["credential", "policy", "models", "limits", "quota", "decide", "options", "key-record", "http", "body"],
+  [
+    "credential",
+    "policy",
+    "models",
+    "limits",
+    "quota",
+    "decide",
+    "options",
+    "invalid-options",
+    "key-record",
+    "http",
+    "body",
+  ],
   ["store-session", "live-document", "group-commit", "authorizer", "keyring", "keystile"],
   ["index"],
 ];
@@ -24,6 +36,7 @@ const PACKAGES: Readonly<Record<string, readonly string[]>> = {
   address: ["ipaddr.js"],
   documents: ["zod"],
   options: ["zod"],
+  "invalid-options": ["zod"],
   secret: ["node:crypto"],
 };
 

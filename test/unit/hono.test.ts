@@ -1,5 +1,6 @@
 import { Hono } from "hono";
 import { cors } from "hono/cors";
+import { timeout } from "hono/timeout";
 import { describe, expect, test } from "vitest";
 import { type GuardOptions, type KeystileEnv, keystile } from "../../src/adapters/hono.js";
 import type { Admission, Allowed, Arrival, Decision, Identified, Refused } from "../../src/authorizer.js";
@@ -287,6 +288,9 @@ describe("what is answered here", () => {
     expect([response.status, await response.text()]).toEqual([204, ""]);
     expect(calls).toEqual([]);
     expect((await app.request("/", { method: "OPTIONS" })).status).toBe(401);
+    for (const [name, value] of Object.entries(preflight)) {
+      expect((await app.request("/", { method: "OPTIONS", headers: { [name]: value } })).status).toBe(401);
+    }
     expect((await app.request("/", { method: "POST", headers: preflight })).status).toBe(401);
   });
 
@@ -398,6 +402,25 @@ describe("every way an answer ends, exactly once", () => {
     }
   });
 
+  test("a handler that forgets to answer", async () => {
+    const { app, calls } = guarded((() => undefined) as unknown as Handler);
+    expect((await app.request("/")).status).toBe(500);
+    expect(await endings(calls)).toEqual(["void"]);
+  });
+
+  test("a body that somebody else has begun to read", async () => {
+    const { gate, calls } = scriptedGate();
+    const app = new Hono();
+    app.use(keystile(gate));
+    app.use(async (c, next) => {
+      await next();
+      c.res.body?.getReader();
+    });
+    app.get("/", (c) => c.text("taken"));
+    await app.request("/");
+    expect(await endings(calls)).toEqual(["settle"]);
+  });
+
   test("no handler", async () => {
     const { gate, calls } = scriptedGate();
     const app = new Hono();
@@ -499,6 +522,23 @@ describe("every way an answer ends, exactly once", () => {
     const response = await app.request("/");
     expect(await response.text()).toBe("replaced");
     expect(await endings(calls)).toEqual(["settle"]);
+  });
+
+  test("an outer middleware that answers first, while the handler is still at work", async () => {
+    const { gate, calls } = scriptedGate();
+    const app = new Hono();
+    app.use(timeout(1));
+    app.use(keystile(gate));
+    app.get("/", async () => {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      return new Response(streamed(2, "silence").body);
+    });
+    const response = await app.request("/");
+    expect(response.status).toBe(504);
+    await response.text();
+    expect(await endings(calls)).toEqual([]);
+    await new Promise((resolve) => setTimeout(resolve, 30));
+    expect(await endings(calls)).toEqual(["void"]);
   });
 
   test("a sub-app with a guard and an error handler of its own", async () => {
