@@ -92,6 +92,9 @@ export interface Keyring {
   purge(keyId: string): Promise<void>;
 }
 
+/** An end that has passed by everybody's clock: this process's may be ahead by the time a call to the store takes. */
+const DEAD = 0;
+
 /** How often an erasure is tried against others who write the same document. */
 const MAX_ERASURES = 100;
 
@@ -129,7 +132,10 @@ export function keyring(
     const key = await change(keyId, (record, now) => {
       assertNotRevoked(record);
       assertVersion(record, before.policyVersion);
-      return { ...record, secrets: rotated(record.secrets, fresh, now + graceMs, isOrphan) };
+      return {
+        ...record,
+        secrets: rotated(record.secrets, fresh, graceMs > 0 ? now + graceMs : DEAD, isOrphan),
+      };
     });
     await create(secretWrite(secret, keyId));
     return { secret, key };
@@ -301,7 +307,7 @@ function rotated(
     fresh,
     // Never later than it was promised to end already.
     ...(replaced ? [{ ...replaced, endsAtMs: Math.min(replaced.endsAtMs ?? endsAtMs, endsAtMs) }] : []),
-    ...(dead ? [{ ...dead, endsAtMs: 0 }] : []),
+    ...(dead ? [{ ...dead, endsAtMs: DEAD }] : []),
   ];
 }
 

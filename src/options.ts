@@ -249,17 +249,21 @@ const listQuery = z.strictObject({
 });
 
 /** @throws KeystileError `invalid_options` */
-export function parseUpdateCondition(condition: unknown): z.infer<typeof updateCondition> {
+export function parseUpdateCondition(condition: unknown): { readonly ifPolicyVersion?: number | undefined } {
   return parse(updateCondition, condition, "condition");
 }
 
 /** @throws KeystileError `invalid_options` */
-export function parseRotateOptions(options: unknown): z.infer<typeof rotateOptions> {
+export function parseRotateOptions(options: unknown): { readonly graceMs: number } {
   return parse(rotateOptions, options, "options");
 }
 
 /** @throws KeystileError `invalid_options` */
-export function parseListQuery(query: unknown): z.infer<typeof listQuery> {
+export function parseListQuery(query: unknown): {
+  readonly owner?: string | undefined;
+  readonly after?: string | undefined;
+  readonly limit: number;
+} {
   return parse(listQuery, query, "query");
 }
 

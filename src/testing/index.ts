@@ -1,4 +1,5 @@
 export type { ManualClock } from "./manual-clock.js";
 export { manualClock } from "./manual-clock.js";
+export { sampleKey } from "./sample-key.js";
 export type { ConformanceCase } from "./store-conformance.js";
 export { storeConformance } from "./store-conformance.js";

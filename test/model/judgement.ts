@@ -88,7 +88,9 @@ function isQuotaShort(
   const nextUsed = next === undefined ? used : Math.max(used, amount(next.used));
   const expired = charges ? surelyExpired + maybeExpired : 0;
   if (refusal.held !== true) return Math.max(used + expired, nextUsed) + cost > quota;
-  const surelyUsed = used + (charges ? surelyExpired : 0);
+  const collected = used + (charges ? surelyExpired : 0);
+  // Of what is charged in one write for collected holds, the same write may take back what did not cost it.
+  const surelyUsed = next === undefined ? collected : Math.min(collected, amount(next.used));
   const more = next === undefined ? 0 : alongside.cost + Math.min(debt, nextUsed - used);
   const total = used + heldBy(state) - (charges ? 0 : surelyExpired) + more;
   return total + cost > quota && surelyUsed + cost <= quota;

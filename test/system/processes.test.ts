@@ -217,7 +217,7 @@ describe("a change that has resolved is in force in every process", () => {
     const { before, after, prepare, make } = CHANGES[name] as Change;
     const random = randomFrom(BASE_SEED);
     // Revocation is the promise; the others are its mirror images.
-    for (let round = 0; round < (name === "revoke" ? 100 : 35); round += 1) {
+    for (let round = 0; round < (name === "revoke" ? 100 : 25); round += 1) {
       const { secret, key } = await keystile.keys.issue();
       await prepare?.(keystile.keys, key.id);
 

@@ -4,10 +4,12 @@ import { createKeystile } from "../../src/keystile.js";
 import {
   type IssueInput,
   type KeystileOptions,
-  parseInteger,
   parseIssueInput,
   parseKeystileOptions,
+  parseListQuery,
   parsePolicyPatch,
+  parseRotateOptions,
+  parseUpdateCondition,
 } from "../../src/options.js";
 import { systemRuntime } from "../../src/runtime.js";
 import { memoryStore } from "../../src/stores/memory.js";
@@ -457,19 +459,44 @@ test("leaves a frozen policy as it is, and keeps no hold on it", () => {
   expect(kept).toEqual(policy);
 });
 
-test.each([
-  [0, true],
-  [9, true],
-  [-1, false],
-  [10, false],
-  [1.5, false],
-  ["5", false],
-  [null, false],
-  [undefined, false],
-])("parseInteger from 0 to 9 takes %s: %s", (value, takes) => {
-  const parse = () => parseInteger(value, "graceMs", 0, 9);
-  if (takes) expect(parse()).toBe(value);
-  else expect(faultOf(parse).message).toMatch(/^graceMs: /);
+test("small options have defaults", () => {
+  expect(parseUpdateCondition({})).toEqual({});
+  expect(parseRotateOptions({})).toEqual({ graceMs: 0 });
+  expect(parseListQuery({})).toEqual({ limit: 100 });
+});
+
+test.each<[(value: unknown) => unknown, object]>([
+  [parseUpdateCondition, { ifPolicyVersion: 1 }],
+  [parseUpdateCondition, { ifPolicyVersion: Number.MAX_SAFE_INTEGER }],
+  [parseRotateOptions, { graceMs: 0 }],
+  [parseRotateOptions, { graceMs: 31_536_000_000 }],
+  [parseListQuery, { limit: 1, owner: "x", after: "" }],
+  [parseListQuery, { limit: 1_000, owner: "x".repeat(256), after: "x".repeat(512) }],
+])("%o takes %j at its edge", (parse, value) => {
+  expect(parse(deepFreeze(value))).toEqual(value);
+});
+
+test.each<[(value: unknown) => unknown, string, unknown]>([
+  [parseUpdateCondition, "condition", null],
+  [parseUpdateCondition, "condition", 1],
+  [parseUpdateCondition, "condition", { ifPolicyversion: 1 }],
+  [parseUpdateCondition, "condition.ifPolicyVersion", { ifPolicyVersion: 0 }],
+  [parseUpdateCondition, "condition.ifPolicyVersion", { ifPolicyVersion: "1" }],
+  [parseRotateOptions, "options", 60_000],
+  [parseRotateOptions, "options", { grace: 60_000 }],
+  [parseRotateOptions, "options.graceMs", { graceMs: -1 }],
+  [parseRotateOptions, "options.graceMs", { graceMs: 31_536_000_001 }],
+  [parseRotateOptions, "options.graceMs", { graceMs: null }],
+  [parseListQuery, "query", { ownr: "x" }],
+  [parseListQuery, "query.limit", { limit: 0 }],
+  [parseListQuery, "query.limit", { limit: 1_001 }],
+  [parseListQuery, "query.limit", { limit: "5" }],
+  [parseListQuery, "query.owner", { owner: "" }],
+  [parseListQuery, "query.owner", { owner: "x".repeat(257) }],
+  [parseListQuery, "query.after", { after: "x".repeat(513) }],
+])("%o throws, naming %s: %j", (parse, path, value) => {
+  const { message } = faultOf(() => parse(value));
+  expect(message.startsWith(`${path}: `), message).toBe(true);
 });
 
 function issued(input: IssueInput): ReturnType<typeof parseIssueInput> {
