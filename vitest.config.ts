@@ -19,7 +19,7 @@ export default defineConfig({
         // Real files, sockets and processes, and long random histories.
         test: {
           name: "system",
-          include: ["test/system/**/*.test.ts"],
+          include: ["test/system/**/*.test.ts", "examples/**/*.test.ts"],
           testTimeout: 300_000,
           hookTimeout: 60_000,
         },

@@ -1,6 +1,7 @@
 import { clientAddress } from "./address.js";
+import { addressLimit } from "./address-limit.js";
 import { type HeaderSource, headerValues, readCredential } from "./credential.js";
-import { assertCost, decide, type Granted } from "./decide.js";
+import { assertCost, decide, familiesOf, type Granted, type Verdict } from "./decide.js";
 import { type KeyRecord, type Policy, parseSecretRecord, secretDocumentId } from "./documents.js";
 import { KeystileError } from "./errors.js";
 import type { GroupCommit } from "./group-commit.js";
@@ -13,12 +14,18 @@ import { type QuotaStatus, settle } from "./quota.js";
 import { type Refusal, refuse } from "./refusal.js";
 import type { Runtime } from "./runtime.js";
 import { digestsOf, hasValidChecksum, isSecret } from "./secret.js";
-import type { StoreSession } from "./store-session.js";
+import { type StoreSession, withResolvers } from "./store-session.js";
 
 /** What is known of a request before its body is read. */
 export interface Arrival {
   /** `fetch` headers, or Node's `rawHeaders` or `headersDistinct` (its `headers` hides duplicates). */
   readonly headers: HeaderSource;
+  /** As received; for rules of your own. */
+  readonly method?: string | undefined;
+  /** Path and query, as received; for rules of your own, and for credentials in a query. */
+  readonly url?: string | undefined;
+  /** Scopes that the route requires. */
+  readonly scopes?: readonly string[] | undefined;
   /** The socket's peer. Never an address out of a header: those are read here, if `trustedProxies` says so. */
   readonly address?: string | undefined;
 }
@@ -93,6 +100,8 @@ export interface Authorizer {
 }
 
 type Located = { readonly keyId: string; readonly record: KeyRecord };
+/** The kernel's answer, with the record as it stands after it. */
+type Weighed = { readonly verdict: Verdict; readonly record: KeyRecord };
 type Granting = { readonly verdict: Granted; readonly record: KeyRecord };
 
 /**
@@ -107,31 +116,36 @@ export function authorizer(
   session: StoreSession,
   commit: GroupCommit,
 ): Authorizer {
-  const { peppers, checksum, credentials, trustedProxies, cacheSize, drainMs, requestTimeoutMs } = settings;
+  const { peppers, checksum, credentials, trustedProxies, rules, modelFamily } = settings;
+  const { cacheSize, drainMs, requestTimeoutMs } = settings;
   const prefixes = Object.values(settings.prefixes);
   const keyIds = new Map<string, string>();
   const open = new Map<Allowed, number>();
-  let closed = false;
+  let deciding = 0;
+  let closing: "no" | "draining" | "drained" = "no";
   let onEmpty: (() => void) | undefined;
 
-  async function identify({ headers, address }: Arrival): Promise<Identified | Refused> {
+  const waitFor = settings.addressLimit === undefined ? undefined : addressLimit(settings.addressLimit);
+
+  async function identify({ headers, address: peer, ...request }: Arrival): Promise<Identified | Refused> {
     assertOpen();
-    const credential = readCredential(headers, credentials);
+    const forwarded = trustedProxies === undefined ? undefined : headerValues(headers, "x-forwarded-for");
+    const address = clientAddress(peer, forwarded, trustedProxies);
+    const retryAfterMs = waitFor?.(address, Math.floor(runtime.monotonicMs())) ?? 0;
+    if (retryAfterMs > 0) return refused(refuse("address_rate_limited", { retryAfterMs }));
+
+    const credential = readCredential(headers, credentials, request.url);
     if ("refusal" in credential) return refused(credential.refusal);
     const { secret } = credential;
     if (!isSecret(secret, prefixes) || (checksum === "require" && !hasValidChecksum(secret))) {
       return refused(refuse("credential_malformed"));
     }
-    const forwarded = trustedProxies === undefined ? undefined : headerValues(headers, "x-forwarded-for");
-    const facts = {
-      digests: digestsOf(secret, peppers),
-      address: clientAddress(address, forwarded, trustedProxies),
-    };
-    return locate(facts);
+    const { method, url, scopes } = request;
+    return locate({ method, url, scopes, address, digests: digestsOf(secret, peppers) });
   }
 
   function assertOpen(): void {
-    if (closed) throw new KeystileError("closed", "This instance was closed; it accepts no more requests.");
+    if (closing !== "no") throw closedFault();
   }
 
   /** Finds the key and judges it, by cached documents if they allow, else by fresh ones. */
@@ -141,7 +155,7 @@ export function authorizer(
     const cachedId = facts.digests.map((digest) => keyIds.get(digest)).find((id) => id !== undefined);
     const cached = cachedId === undefined ? undefined : commit.cached(cachedId);
     if (cachedId !== undefined && cached !== undefined && !session.isStale()) {
-      if (evaluateArrival(cached, facts, session.now()).allowed) {
+      if (evaluateArrival(cached, facts, session.now(), rules).allowed) {
         return identified({ keyId: cachedId, record: cached }, facts);
       }
     }
@@ -150,8 +164,10 @@ export function authorizer(
     const record = await commit.fetch(keyId);
     if (record === undefined) return gone(facts.digests);
     const now = session.now();
-    const outcome = evaluateArrival(record, facts, now);
-    if (!outcome.allowed) return refusedKey(outcome.refusal, { keyId, record }, now);
+    const outcome = evaluateArrival(record, facts, now, rules);
+    if (!outcome.allowed) {
+      return refusedKey({ ...outcome, limits: limitStatus(record, [], now) }, { keyId, record });
+    }
     return identified({ keyId, record }, facts);
   }
 
@@ -181,23 +197,39 @@ export function authorizer(
     async function admit({ model, cost = 1 }: Admission = {}): Promise<Decision> {
       assertOpen();
       assertCost(cost);
-      const facts = { ...arrived, model };
-      const granting = await commit.decide(
-        keyId,
-        (current, { node, now, holdUntilMs }) => {
-          const request = { facts, cost, node, holdUntilMs };
-          const { documents, verdict } = decide({ key: current }, request, now);
-          return { record: documents.key, outcome: { verdict, record: documents.key } };
-        },
-        ({ verdict }) =>
-          verdict.allowed && verdict.reservation.node !== null ? ending(verdict.reservation, 0) : undefined,
-      );
-      if (granting === undefined) return gone(arrived.digests);
-      const { verdict, record: decidedOn } = granting;
-      if (!verdict.allowed) return refusedKey(verdict.refusal, { keyId, record: decidedOn }, session.now());
-      return allowed({ verdict, record: decidedOn }, keyId, model, cost);
+      const facts = { ...arrived, model, modelFamilies: families(model) };
+      deciding += 1;
+      try {
+        const granting = await commit.decide(keyId, weigh(facts, cost), undoing);
+        if (granting === undefined) return await gone(arrived.digests);
+        const { verdict, record: decidedOn } = granting;
+        if (!verdict.allowed) return refusedKey(verdict, { keyId, record: decidedOn });
+        const decision = allowed({ verdict, record: decidedOn }, keyId, model, cost);
+        if (closing !== "drained") return decision;
+        void decision.void();
+        throw closedFault();
+      } finally {
+        deciding -= 1;
+        tellIfEmpty();
+      }
     }
     return { allowed: true, key: identityOf(keyId, record), admit };
+  }
+
+  function weigh(facts: Facts, cost: number): Step<Weighed> {
+    return (record, { node, now, holdUntilMs }) => {
+      const { documents, verdict } = decide({ key: record }, { facts, cost, rules, node, holdUntilMs }, now);
+      return { record: documents.key, outcome: { verdict, record: documents.key } };
+    };
+  }
+
+  function tellIfEmpty(): void {
+    if (open.size === 0 && deciding === 0) onEmpty?.();
+  }
+
+  function families(model: Facts["model"]): readonly string[] {
+    const named = familiesOf({ model });
+    return modelFamily === undefined ? named : [...new Set(named.map(modelFamily))];
   }
 
   function allowed(
@@ -214,7 +246,7 @@ export function authorizer(
       assertCost(actual);
       if (ended === undefined) {
         open.delete(decision);
-        if (open.size === 0) onEmpty?.();
+        tellIfEmpty();
         const nothingToBook = reservation.node === null && actual === 0;
         ended = nothingToBook ? Promise.resolve() : commit.post(keyId, ending(reservation, actual));
       }
@@ -251,16 +283,27 @@ export function authorizer(
       for (const [decision, sinceMs] of open) if (sinceMs <= tooOld) void decision.settle();
     },
     async drain() {
-      closed = true;
-      if (open.size > 0) {
-        await new Promise<void>((resolve) => {
-          onEmpty = resolve;
-          runtime.setTimer(resolve, drainMs);
-        });
+      closing = "draining";
+      if (open.size > 0 || deciding > 0) {
+        const { promise, resolve } = withResolvers<void>();
+        onEmpty = resolve;
+        const cancel = runtime.setTimer(resolve, drainMs);
+        await promise;
+        cancel();
       }
+      closing = "drained";
       for (const decision of [...open.keys()]) void decision.settle();
     },
   };
+}
+
+function closedFault(): KeystileError {
+  return new KeystileError("closed", "This instance was closed; it accepts no more requests.");
+}
+
+function undoing({ verdict }: Weighed): Step<void> | undefined {
+  if (!verdict.allowed || verdict.reservation.node === null) return undefined;
+  return ending(verdict.reservation, 0);
 }
 
 function ending(reservation: Granted["reservation"], actual: number): Step<void> {
@@ -272,9 +315,9 @@ function refused(refusal: Refusal): Refused {
 }
 
 /** Where the limits stand is told to whoever proved to hold the key, and to nobody else. */
-function refusedKey(refusal: Refusal, { keyId, record }: Located, now: number): Refused {
-  const limits = refusal.status === 401 ? [] : limitStatus(record, now);
-  return { allowed: false, refusal, limits, key: identityOf(keyId, record) };
+function refusedKey({ refusal, limits }: Refused, { keyId, record }: Located): Refused {
+  const key = identityOf(keyId, record);
+  return { allowed: false, refusal, limits: refusal.status === 401 ? [] : limits, key };
 }
 
 function identityOf(id: string, { owner, policy }: KeyRecord): KeyIdentity {

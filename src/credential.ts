@@ -1,7 +1,15 @@
 import { type Refusal, refuse } from "./refusal.js";
 
 /** A place a credential may be read from: `Authorization: Bearer`, or the header of that name. */
-export type CredentialSource = "bearer" | "x-api-key" | "api-key" | "x-goog-api-key";
+export type CredentialSource =
+  | "bearer"
+  | "x-api-key"
+  | "api-key"
+  | "x-goog-api-key"
+  /** An item `openai-insecure-api-key.<secret>` of `Sec-WebSocket-Protocol`: what browsers send. */
+  | "websocket-protocol"
+  /** `?key=<secret>`. It ends up in logs and histories: the last resort. */
+  | "query";
 
 export const DEFAULT_SOURCES: readonly CredentialSource[] = ["bearer", "x-api-key"];
 
@@ -23,6 +31,8 @@ export const MAX_CREDENTIAL_LENGTH = 1_024;
 
 const MAX_SPACES = 8;
 
+const PROTOCOL_PREFIX = "openai-insecure-api-key.";
+
 /**
  * Reads the credential of a request.
  *
@@ -37,16 +47,40 @@ const MAX_SPACES = 8;
 export function readCredential(
   headers: HeaderSource,
   sources: readonly CredentialSource[] = DEFAULT_SOURCES,
+  url?: string,
 ): Credential {
   try {
     for (const source of sources) {
-      const values = fieldValues(headers, source === "bearer" ? "authorization" : source);
+      const values = valuesOf(source, headers, url);
       if (values.length > 0) return readValues(values, source);
     }
   } catch {
     // A getter or proxy of the caller threw: there is nothing to read, and a request is not to end in a crash.
   }
   return { refusal: refuse("credential_missing") };
+}
+
+function valuesOf(source: CredentialSource, headers: HeaderSource, url = ""): readonly unknown[] {
+  switch (source) {
+    case "bearer":
+      return fieldValues(headers, "authorization");
+    case "websocket-protocol":
+      return protocolSecrets(fieldValues(headers, "sec-websocket-protocol"));
+    case "query":
+      return url.includes("?") ? new URLSearchParams(url.slice(url.indexOf("?"))).getAll("key") : [];
+    default:
+      return fieldValues(headers, source);
+  }
+}
+
+/** The header is a list by definition, so here a comma separates. */
+function protocolSecrets(fields: readonly unknown[]): readonly string[] {
+  return fields
+    .filter((field) => typeof field === "string" && field.length <= MAX_CREDENTIAL_LENGTH)
+    .flatMap((field) => (field as string).split(","))
+    .map((item) => item.trim())
+    .filter((item) => item.startsWith(PROTOCOL_PREFIX))
+    .map((item) => item.slice(PROTOCOL_PREFIX.length));
 }
 
 /** All values of another header, such as `x-forwarded-for`. Never throws: what cannot be read is not there. */

@@ -1,6 +1,6 @@
 import type { Documents, KeyRecord } from "./documents.js";
 import { type LimitStatus, limitStatus, takeRequest } from "./limits.js";
-import { evaluatePolicy, type Facts } from "./policy.js";
+import { evaluatePolicy, type Facts, type Rule } from "./policy.js";
 import { expireHolds, type QuotaStatus, quotaStatus, type Reservation, reserve } from "./quota.js";
 import { type Refusal, refuse } from "./refusal.js";
 
@@ -9,6 +9,8 @@ export interface DecideRequest {
   readonly facts: Facts;
   /** The estimated cost in the operator's unit: an integer from 0 to 2^53 - 1. Default 1. */
   readonly cost?: number;
+  /** Rules of your own. Default none. */
+  readonly rules?: readonly Rule[];
   /** The process that serves the request. Default `local`. */
   readonly node?: string;
   /** Until when the hold lives if that process says nothing more. Default one minute from `now`. */
@@ -50,42 +52,57 @@ export interface Decided {
  * @throws KeystileError `document_invalid` when the key has seen a time far ahead of `now`; `document_full`.
  */
 export function decide(documents: Documents, request: DecideRequest, now: number): Decided {
-  const { facts, cost = 1, node = "local", holdUntilMs = now + 60_000 } = request;
+  const { facts, cost = 1, rules = [], node = "local", holdUntilMs = now + 60_000 } = request;
   assertCost(cost);
 
-  const policy = evaluatePolicy(documents.key, facts, now);
-  if (!policy.allowed) return denied(documents, policy.refusal, documents.key, now);
+  const policy = evaluatePolicy(documents.key, facts, now, rules);
+  if (!policy.allowed) return denied(documents, policy.refusal, standing(documents.key, facts, now));
 
   const record = expireHolds(documents.key, now);
-  const limits = takeRequest(record, now);
+  const limits = takeRequest(record, familiesOf(facts), now);
   if (!limits.fits) {
-    return denied(documents, refuse(limits.reason, { retryAfterMs: limits.retryAfterMs }), record, now);
+    return denied(
+      documents,
+      refuse(limits.reason, { retryAfterMs: limits.retryAfterMs }),
+      standing(record, facts, now),
+    );
   }
   const reserved = reserve(record, cost, node, holdUntilMs);
   if (!reserved.fits) {
-    return denied(documents, refuse("key_quota_exhausted", { held: reserved.held }), record, now);
+    return denied(
+      documents,
+      refuse("key_quota_exhausted", { held: reserved.held }),
+      standing(record, facts, now),
+    );
   }
 
   if (cost === 0 && record.policy.limits.length === 0) {
-    return granted(documents, { node: null, held: {} }, record, now);
+    return granted(documents, { node: null, held: {} }, standing(record, facts, now));
   }
-  const latestMs = Math.max(record.latestMs, now);
-  const key = { ...reserved.record, levels: limits.levels, latestMs };
-  return granted({ ...documents, key }, reserved.reservation, key, now);
+  const key = { ...reserved.record, levels: limits.levels };
+  return granted({ ...documents, key }, reserved.reservation, standing(key, facts, now));
 }
 
-function granted(documents: Documents, reservation: Reservation, record: KeyRecord, now: number): Decided {
-  const verdict = { allowed: true, reservation, ...standing(record, now) } as const;
-  return { documents, verdict };
+/** How a key stands after the decision. */
+type Standing = Pick<Granted, "limits" | "quota">;
+
+function granted(documents: Documents, reservation: Reservation, after: Standing): Decided {
+  return { documents, verdict: { allowed: true, reservation, ...after } };
 }
 
-function denied(documents: Documents, refusal: Refusal, record: KeyRecord, now: number): Decided {
-  const verdict = { allowed: false, refusal, ...standing(record, now) } as const;
-  return { documents, verdict };
+function denied(documents: Documents, refusal: Refusal, after: Standing): Decided {
+  return { documents, verdict: { allowed: false, refusal, ...after } };
 }
 
-function standing(record: KeyRecord, now: number): Pick<Granted, "limits" | "quota"> {
-  return { limits: limitStatus(record, now), quota: quotaStatus(record) };
+function standing(record: KeyRecord, facts: Facts, now: number): Standing {
+  return { limits: limitStatus(record, familiesOf(facts), now), quota: quotaStatus(record) };
+}
+
+/** What limits per model count this request by. A model that could not be told counts as one of its own. */
+export function familiesOf({ model, modelFamilies }: Facts): readonly string[] {
+  if (modelFamilies !== undefined) return modelFamilies;
+  if (model === null) return [];
+  return typeof model === "string" ? [model] : (model ?? [""]);
 }
 
 /** @throws TypeError for anything but an integer from 0 to 2^53 - 1. */

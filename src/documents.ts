@@ -26,6 +26,8 @@ export interface RequestLimit {
   readonly requests: number;
   readonly windowMs: number;
   readonly burst?: number | undefined;
+  /** `model`: one bucket for each family of models, instead of one for the key. */
+  readonly per?: "model" | undefined;
 }
 
 /** Requests at a time, over all processes. */
@@ -44,6 +46,8 @@ export interface Policy {
   readonly allowedIps?: readonly string[] | undefined;
   readonly allowedModels?: readonly string[] | undefined;
   readonly deniedModels?: readonly string[] | undefined;
+  /** What the key may be used for, beyond what needs no scope. */
+  readonly scopes?: readonly string[] | undefined;
   readonly limits: readonly Limit[];
   /** The most that may ever be used; null is unlimited. */
   readonly quota: number | null;
@@ -151,6 +155,7 @@ const policy = z
     allowedIps: names.optional(),
     allowedModels: names.optional(),
     deniedModels: names.optional(),
+    scopes: names.optional(),
     limits: z
       .array(
         z.union([

@@ -112,10 +112,14 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
   function resumeAfter(document: LiveDocument, pauseMs: number): void {
     if (resuming.has(document)) return;
     resuming.add(document);
-    runtime.setTimer(() => {
-      resuming.delete(document);
-      if (unfinished.has(document)) schedule(document);
-    }, pauseMs);
+    runtime.setTimer(
+      () => {
+        resuming.delete(document);
+        if (unfinished.has(document)) schedule(document);
+      },
+      pauseMs,
+      true,
+    );
   }
 
   async function run(lane: Lane): Promise<void> {

@@ -14,11 +14,11 @@ export type { Documents, InFlightLimit, KeyRecord, Limit, Policy, RequestLimit }
 export type { FaultCode } from "./errors.js";
 export { isKeystileError, KeystileError } from "./errors.js";
 export type { IssuedKey, Keyring, KeyView } from "./keyring.js";
-export type { Keystile } from "./keystile.js";
+export type { Keystile, Wire } from "./keystile.js";
 export { createKeystile } from "./keystile.js";
 export type { LimitStatus } from "./limits.js";
 export type { IssueInput, KeystileOptions, PolicyInput } from "./options.js";
-export type { Facts, PolicyOutcome } from "./policy.js";
+export type { Facts, PolicyOutcome, Rule } from "./policy.js";
 export { evaluatePolicy } from "./policy.js";
 export type { QuotaStatus, Reservation } from "./quota.js";
 export type { Reason, Refusal, RefusalStatus, RefusalType } from "./refusal.js";

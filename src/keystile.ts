@@ -5,6 +5,12 @@ import { type KeystileOptions, parseKeystileOptions } from "./options.js";
 import { systemRuntime } from "./runtime.js";
 import { storeSession } from "./store-session.js";
 
+/** How refusals are put to clients: the realm of a 401, and how much of a 403 is told. */
+export interface Wire {
+  readonly realm: string;
+  readonly codes: "full" | "folded";
+}
+
 /** The turnstile. One per process and store is enough; every method may be called concurrently. */
 export interface Keystile {
   readonly keys: Keyring;
@@ -12,8 +18,8 @@ export interface Keystile {
   readonly identify: Authorizer["identify"];
   /** Both phases at once. Faults are thrown. */
   readonly authorize: Authorizer["authorize"];
-  /** The realm named in 401 answers. */
-  readonly realm: string;
+  /** How refusals are put to clients. */
+  readonly wire: Wire;
   /**
    * Waits until everything booked so far is stored, at most `timeoutMs` (default `storeTimeoutMs`), and tells how many
    * bookings are not. For processes that may be frozen after an answer (`waitUntil`).
@@ -34,7 +40,7 @@ export interface Keystile {
  */
 export function createKeystile(options: KeystileOptions): Keystile {
   const settings = parseKeystileOptions(options);
-  const { holdMs, storeTimeoutMs, cacheSize, drainMs, realm, runtime = systemRuntime } = settings;
+  const { holdMs, storeTimeoutMs, cacheSize, drainMs, realm, codes, runtime = systemRuntime } = settings;
   const session = storeSession(settings.store, runtime, storeTimeoutMs);
   const processId = Array.from(runtime.randomBytes(9), (byte) => byte.toString(36).padStart(2, "0")).join("");
   const commit = groupCommit({ session, runtime, processId, holdMs, storeTimeoutMs, cacheSize });
@@ -42,18 +48,18 @@ export function createKeystile(options: KeystileOptions): Keystile {
 
   // Often enough that a hold is renewed well before a third of its life is left, even if one tick is missed.
   const tickMs = holdMs / 6;
-  let cancelTick = runtime.setTimer(tick, tickMs);
+  let cancelTick = runtime.setTimer(tick, tickMs, true);
   function tick(): void {
     requests.sweep();
     commit.renew();
-    cancelTick = runtime.setTimer(tick, tickMs);
+    cancelTick = runtime.setTimer(tick, tickMs, true);
   }
 
   return {
     keys: keyring(settings, runtime, session, commit),
     identify: requests.identify,
     authorize: requests.authorize,
-    realm,
+    wire: { realm, codes },
     flush: (timeoutMs = storeTimeoutMs) => commit.flush(timeoutMs),
     async close() {
       await requests.drain();

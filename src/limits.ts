@@ -21,21 +21,27 @@ export type LimitsOutcome =
 /** What a request refused for requests in flight is told to wait: nobody knows when one ends. */
 const IN_FLIGHT_RETRY_MS = 1_000;
 
+/** Buckets of one key for limits per model. Further models share one, and so do those with longer names. */
+const MAX_MODEL_BUCKETS = 64;
+const MAX_FAMILY_LENGTH = 128;
+
 /**
- * Puts one request against every limit of a key: all of them take it, or none does.
+ * Puts one request against every limit of a key: all of them take it, or none does. A limit per model takes it once
+ * for each family of models the request asks for.
  *
  * A request limit is a leaky bucket in exact integers (continuous GCRA): a request is `windowMs` units of level,
  * `requests` units drain per millisecond, and the bucket holds `burst` (unless set, `requests`) requests. In this
  * unit a level keeps its meaning when the limit is edited. Time that runs backwards drains nothing.
  */
-export function takeRequest(record: KeyRecord, now: number): LimitsOutcome {
-  const levels: Record<string, Level> = {};
+export function takeRequest(record: KeyRecord, families: readonly string[], now: number): LimitsOutcome {
+  const levels: Record<string, Level> = undrained(record, now);
   let retryAfterMs = 0;
   for (const limit of record.policy.limits.filter(isRequestLimit)) {
-    const { level, atMs } = levelAt(limit, record, now);
-    const over = level - (capacity(limit) - limit.windowMs);
-    if (over > 0) retryAfterMs = Math.max(retryAfterMs, atMs - now + ceilDivide(over, limit.requests));
-    levels[bucketName(limit)] = { level: level + limit.windowMs, atMs };
+    for (const name of bucketNames(limit, families, record)) {
+      const { level, waitMs } = take(limit, record.levels[name], now);
+      retryAfterMs = Math.max(retryAfterMs, waitMs);
+      levels[name] = level;
+    }
   }
   if (retryAfterMs > 0) return { fits: false, reason: "rate_limited", retryAfterMs };
 
@@ -45,26 +51,48 @@ export function takeRequest(record: KeyRecord, now: number): LimitsOutcome {
   return { fits: true, levels };
 }
 
-/** Where every limit of a key stands, in the order of its policy. */
-export function limitStatus(record: KeyRecord, now: number): readonly LimitStatus[] {
-  return record.policy.limits.map((limit) => {
-    if (!isRequestLimit(limit)) {
-      const remaining = Math.max(0, limit.inFlight - openRequests(record));
-      return { unit: "inFlight", limit: limit.inFlight, remaining, resetAtMs: now + IN_FLIGHT_RETRY_MS };
+/** The bucket after one more request, and how long that request has to wait until it fits (0: it fits now). */
+export function take(
+  limit: RequestLimit,
+  bucket: Level | undefined,
+  now: number,
+): { readonly level: Level; readonly waitMs: number } {
+  const { level, atMs } = drained(limit, bucket, now);
+  const over = level - (capacity(limit) - limit.windowMs);
+  const waitMs = over > 0 ? atMs - now + ceilDivide(over, limit.requests) : 0;
+  return { level: { level: level + limit.windowMs, atMs }, waitMs };
+}
+
+/** The bucket as it has drained until `now`, or as it was when last seen, if the clock is behind that. */
+export function drained(limit: RequestLimit, bucket: Level | undefined, now: number): Level {
+  if (bucket === undefined) return { level: 0, atMs: now };
+  const elapsedMs = Math.max(0, now - bucket.atMs);
+  // Compared before it is multiplied: a long pause at a high rate would leave the safe integers.
+  const isEmpty = elapsedMs > Number.MAX_SAFE_INTEGER / limit.requests;
+  const level = isEmpty ? 0 : Math.max(0, bucket.level - elapsedMs * limit.requests);
+  return { level, atMs: Math.max(now, bucket.atMs) };
+}
+
+/** Where every limit of a key stands for these families, in the order of its policy. */
+export function limitStatus(
+  record: KeyRecord,
+  families: readonly string[],
+  now: number,
+): readonly LimitStatus[] {
+  return record.policy.limits.flatMap((limit): LimitStatus[] => {
+    if (isRequestLimit(limit)) {
+      return bucketNames(limit, families, record).map((name) =>
+        bucketStatus(limit, record.levels[name], now),
+      );
     }
-    const { level, atMs } = levelAt(limit, record, now);
-    return {
-      unit: "requests",
-      limit: limit.burst ?? limit.requests,
-      remaining: floorDivide(Math.max(0, capacity(limit) - level), limit.windowMs),
-      resetAtMs: atMs + ceilDivide(level, limit.requests),
-    };
+    const remaining = Math.max(0, limit.inFlight - openRequests(record));
+    return [{ unit: "inFlight", limit: limit.inFlight, remaining, resetAtMs: now + IN_FLIGHT_RETRY_MS }];
   });
 }
 
-/** The name of a limit's bucket. Two limits of one policy may not share it. */
-export function bucketName({ windowMs }: RequestLimit): string {
-  return `requests/${windowMs}`;
+/** The name of a limit's bucket, without the model. Two limits of one policy may not share it. */
+export function bucketName({ windowMs, per }: RequestLimit): string {
+  return per === undefined ? `requests/${windowMs}` : `requests/${windowMs}/${per}/`;
 }
 
 export function isRequestLimit(limit: Limit): limit is RequestLimit {
@@ -76,14 +104,48 @@ export function capacity({ requests, burst = requests, windowMs }: RequestLimit)
   return burst * windowMs;
 }
 
-/** The level after draining until `now`, or as it was when last seen, if the clock is behind that. */
-function levelAt(limit: RequestLimit, record: KeyRecord, now: number): Level {
-  const bucket = record.levels[bucketName(limit)] ?? { level: 0, atMs: now };
-  const elapsedMs = Math.max(0, now - bucket.atMs);
-  // Compared before it is multiplied: a long pause at a high rate would leave the safe integers.
-  const isEmpty = elapsedMs > Number.MAX_SAFE_INTEGER / limit.requests;
-  const level = isEmpty ? 0 : Math.max(0, bucket.level - elapsedMs * limit.requests);
-  return { level, atMs: Math.max(now, bucket.atMs) };
+function bucketStatus(limit: RequestLimit, bucket: Level | undefined, now: number): LimitStatus {
+  const { level, atMs } = drained(limit, bucket, now);
+  return {
+    unit: "requests",
+    limit: limit.burst ?? limit.requests,
+    remaining: floorDivide(Math.max(0, capacity(limit) - level), limit.windowMs),
+    resetAtMs: atMs + ceilDivide(level, limit.requests),
+  };
+}
+
+/** The buckets of a limit that a request for these families goes into. */
+function bucketNames(
+  limit: RequestLimit,
+  families: readonly string[],
+  { levels }: KeyRecord,
+): readonly string[] {
+  const name = bucketName(limit);
+  if (limit.per === undefined) return [name];
+  const known = Object.keys(levels).filter((other) => other.startsWith(name)).length;
+  const hasRoom = known + families.length <= MAX_MODEL_BUCKETS;
+  const buckets = families.map((family) => {
+    const own = `${name}=${family}`;
+    return family.length <= MAX_FAMILY_LENGTH && (hasRoom || own in levels) ? own : `${name}other`;
+  });
+  return [...new Set(buckets)];
+}
+
+/** The buckets of limits per model in which something is left; the others need not be remembered. */
+function undrained({ policy, levels }: KeyRecord, now: number): Record<string, Level> {
+  const perModel = policy.limits.filter(isRequestLimit).filter(({ per }) => per !== undefined);
+  const kept = Object.entries(levels).filter(([name, bucket]) => {
+    const limit = perModel.find((one) => name.startsWith(bucketName(one)));
+    return limit !== undefined && drained(limit, bucket, now).level > 0;
+  });
+  return Object.fromEntries(kept);
+}
+
+/** Requests in flight on all processes, as far as their holds have not expired. */
+function openRequests(record: KeyRecord): number {
+  let open = 0;
+  for (const node of Object.values(record.nodes)) open += node.open;
+  return open;
 }
 
 /** Exact for safe integers, where a rounded quotient is not. */
@@ -93,11 +155,4 @@ function floorDivide(dividend: number, divisor: number): number {
 
 function ceilDivide(dividend: number, divisor: number): number {
   return floorDivide(dividend, divisor) + (dividend % divisor === 0 ? 0 : 1);
-}
-
-/** Requests in flight on all processes, as far as their holds have not expired. */
-function openRequests(record: KeyRecord): number {
-  let open = 0;
-  for (const node of Object.values(record.nodes)) open += node.open;
-  return open;
 }

@@ -47,6 +47,8 @@ export interface Attempt {
   readonly node: string;
   readonly seq: number;
   readonly now: number;
+  /** By the process's own clock. */
+  readonly preparedAtMs: number;
   readonly holdUntilMs: number;
   readonly record: KeyRecord;
   readonly results: readonly Result[];
@@ -97,7 +99,7 @@ export interface LiveDocument {
 /** Operations of one key that may wait in one process. Beyond, requests are answered 503. */
 export const MAX_WAITING = 16_384;
 
-/** What was decided by a clock that far from the store's is undone and decided again. */
+/** What was decided by a time that far from the store's is undone and decided again. */
 const MAX_CLOCK_ERROR_MS = 1_000;
 
 const MIN_BACKOFF_MS = 50;
@@ -188,16 +190,18 @@ export function liveDocument(keyId: string, surroundings: Surroundings): LiveDoc
     // An attempt of unknown outcome is settled by raising the version past the one it expects, so there is
     // something to write even with nothing to say.
     const changes = record !== swept || unanswered.length > 0 || renewDue;
-    const base = { changes, node, now, holdUntilMs, results };
+    const base = { changes, node, now, preparedAtMs: runtime.monotonicMs(), holdUntilMs, results };
     if (!changes) return { ...base, write: { id, expected: confirmed.version }, seq: 0, record };
     const seq = surroundings.nextSeq();
-    const stamped = stamp(record, seq, holdUntilMs);
+    const stamped = stamp(record, seq, now, holdUntilMs);
     return { ...base, write: keyWrite(keyId, confirmed.version, stamped), seq, record: stamped };
   }
 
-  function stamp(record: KeyRecord, seq: number, holdUntilMs: number): KeyRecord {
+  function stamp(record: KeyRecord, seq: number, now: number, holdUntilMs: number): KeyRecord {
     const entry = record.nodes[node] ?? newEntry(record);
-    return withNode(record, node, { ...entry, seq, renewByMs: Math.max(entry.renewByMs, holdUntilMs) });
+    const renewByMs = Math.max(entry.renewByMs, holdUntilMs);
+    const latestMs = Math.max(record.latestMs, now);
+    return { ...withNode(record, node, { ...entry, seq, renewByMs }), latestMs };
   }
 
   function giveUpLate(): void {
@@ -282,7 +286,7 @@ export function liveDocument(keyId: string, surroundings: Surroundings): LiveDoc
   function happened(attempt: Attempt): void {
     failures = 0;
     renewDue = false;
-    const clockWasWrong = Math.abs(session.now() - attempt.now) > MAX_CLOCK_ERROR_MS;
+    const isUnsound = wasDecidedByWrongTime(attempt) || session.now() >= attempt.holdUntilMs;
     for (const result of attempt.results) {
       const { task } = result;
       if (task.state === "answered") continue;
@@ -291,12 +295,19 @@ export function liveDocument(keyId: string, surroundings: Surroundings): LiveDoc
         continue;
       }
       const { undo } = task.options;
-      const isUndone = task.state === "given up" || (clockWasWrong && undo !== undefined);
+      const isUndone = task.state === "given up" || (isUnsound && undo !== undefined);
       if (isUndone) postUndo(undo?.(result.outcome as never));
-      // A task undone for the clock's sake stays in line and is decided again, by the right time.
+      // A task undone for the time's sake stays in line and is decided again.
       if (!isUndone || task.state === "given up") answer(task, () => task.resolve(result.outcome));
     }
     dropFinished();
+  }
+
+  /** Store time is known to within the time a call takes: once when the attempt was prepared, and once now. */
+  function wasDecidedByWrongTime({ now, preparedAtMs }: Attempt): boolean {
+    const elapsedMs = runtime.monotonicMs() - preparedAtMs;
+    const passedMs = session.now() - now;
+    return passedMs < elapsedMs - MAX_CLOCK_ERROR_MS || passedMs > 2 * elapsedMs + MAX_CLOCK_ERROR_MS;
   }
 
   function postUndo(step: Step<void> | undefined): void {

@@ -5,7 +5,7 @@ import type { Limit, Policy, RequestLimit } from "./documents.js";
 import { invalid, parse } from "./invalid-options.js";
 import { bucketName, capacity, isRequestLimit } from "./limits.js";
 import { checkModelPatterns } from "./models.js";
-import { isTime } from "./policy.js";
+import { isTime, type Rule } from "./policy.js";
 import type { Runtime } from "./runtime.js";
 import { DEFAULT_PREFIXES, isSecretPrefix, type Pepper, type SecretPrefixes } from "./secret.js";
 import type { Store } from "./store.js";
@@ -28,10 +28,21 @@ export interface KeystileOptions {
   readonly peppers?: readonly Pepper[];
   /** Where a credential is read, in order of precedence. Default `bearer`, then `x-api-key`. */
   readonly credentials?: readonly CredentialSource[];
+  /**
+   * A limit per client address, in this process alone, before anything is looked up: `{ requests, windowMs, burst? }`.
+   * Windows of 1 s to 31 days; 10,000 addresses are counted one by one. Default none.
+   */
+  readonly addressLimit?: Omit<RequestLimit, "per">;
+  /** What limits `per: "model"` count a model as, so that variants share one bucket. Default: the model itself. */
+  readonly modelFamily?: (model: string) => string;
+  /** Rules of your own, judged for every key after scopes and before models. At most 64. Default none. */
+  readonly rules?: readonly Rule[];
   /** Addresses and ranges of proxies whose `X-Forwarded-For` is believed. At most 256. Default none. */
   readonly trustedProxies?: readonly string[];
   /** The realm named in a 401. Printable ASCII without quotes, at most 128 characters. Default `api`. */
   readonly realm?: string;
+  /** `folded` tells clients no more of a 403 than `access_denied`. Default `full`. */
+  readonly codes?: "full" | "folded";
   /**
    * What happens to the reservations of a process that died: `charge` them (the money was probably spent) or
    * `release` them (outside the promise that nothing is overspent). Default of the keys issued here. Default `charge`.
@@ -66,9 +77,12 @@ export interface PolicyInput {
   readonly allowedModels?: readonly string[] | null;
   /** As `allowedModels`; wins over it. */
   readonly deniedModels?: readonly string[] | null;
+  /** What the key may be used for, where a route requires it. At most 64, each 1 to 64 characters. Default none. */
+  readonly scopes?: readonly string[] | null;
   /**
-   * `{ requests, windowMs, burst? }`: requests per window, leaky bucket, windows of 1 s to 31 days;
-   * `{ inFlight }`: requests at a time. At most 16, each window once. Default none.
+   * `{ requests, windowMs, burst?, per? }`: requests per window, leaky bucket, windows of 1 s to 31 days, for the key
+   * or (`per: "model"`) for each model; `{ inFlight }`: requests at a time. At most 16, each window once for the key and
+   * once per model. Default none.
    */
   readonly limits?: readonly Limit[];
   /** How much may ever be used, an integer in your unit. Default `null`: unlimited, but counted. */
@@ -94,7 +108,11 @@ export interface Settings {
   readonly peppers: readonly Pepper[];
   readonly credentials: readonly CredentialSource[];
   readonly trustedProxies: Ranges | undefined;
+  readonly addressLimit: RequestLimit | undefined;
+  readonly modelFamily: ((model: string) => string) | undefined;
+  readonly rules: readonly Rule[];
   readonly realm: string;
+  readonly codes: "full" | "folded";
   readonly onCrash: Policy["onCrash"];
   readonly holdMs: number;
   readonly storeTimeoutMs: number;
@@ -121,16 +139,37 @@ function methods<T>(...names: readonly string[]): z.ZodType<T> {
   );
 }
 
+const requestLimit = z.strictObject({
+  requests: z.int().min(1),
+  windowMs: z.int().min(1_000).max(MAX_WINDOW_MS),
+  burst: z.int().min(1).optional(),
+});
+
+const limit = z.union(
+  [
+    requestLimit.extend({ per: z.literal("model").optional() }).readonly(),
+    z.strictObject({ inFlight: z.int().min(1) }).readonly(),
+  ],
+  { error: "expected { requests, windowMs, burst?, per? } or { inFlight }" },
+);
+
 const keystileOptions = z.strictObject({
   store: methods<Store>("read", "write", "list", "close"),
   prefixes: z.strictObject({ standard: prefix.optional(), subscription: prefix.optional() }).optional(),
   checksum: z.enum(["off", "require"]).default("off"),
   peppers: z.array(pepper).max(8).default([]),
   credentials: z
-    .array(z.enum(["bearer", "x-api-key", "api-key", "x-goog-api-key"]))
+    .array(z.enum(["bearer", "x-api-key", "api-key", "x-goog-api-key", "websocket-protocol", "query"]))
     .min(1)
     .default([...DEFAULT_SOURCES]),
   trustedProxies: z.array(z.string()).default([]),
+  addressLimit: requestLimit.optional(),
+  modelFamily: z.custom<(model: string) => string>(isFunction, "expected a function").optional(),
+  rules: z
+    .array(methods<Rule>("allows").refine(({ name }) => name !== "", "expected a rule with a name"))
+    .max(64)
+    .default([]),
+  codes: z.enum(["full", "folded"]).default("full"),
   realm: z
     .string()
     .max(128)
@@ -145,20 +184,6 @@ const keystileOptions = z.strictObject({
   runtime: methods<Runtime>("monotonicMs", "setTimer", "random", "randomBytes").optional(),
 });
 
-const limit = z.union(
-  [
-    z
-      .strictObject({
-        requests: z.int().min(1),
-        windowMs: z.int().min(1_000).max(MAX_WINDOW_MS),
-        burst: z.int().min(1).optional(),
-      })
-      .readonly(),
-    z.strictObject({ inFlight: z.int().min(1) }).readonly(),
-  ],
-  { error: "expected { requests, windowMs, burst? } or { inFlight }" },
-);
-
 // Frozen, because views and decisions show parts of a policy to callers.
 const names = z.array(z.string()).readonly().nullable().optional();
 
@@ -172,6 +197,7 @@ const policyShape = {
   allowedIps: names,
   allowedModels: names,
   deniedModels: names,
+  scopes: z.array(z.string().min(1).max(64)).max(64).readonly().nullable().optional(),
   limits: z.array(limit).max(16).readonly().optional(),
   quota: z.int().min(0).nullable().optional(),
   onCrash: z.enum(["charge", "release"]).optional(),
@@ -207,10 +233,13 @@ export function parseKeystileOptions(options: KeystileOptions): Settings {
       `expected more than storeTimeoutMs (${storeTimeoutMs}), received ${holdMs}`,
     );
   }
+  if (parsed.addressLimit !== undefined) checkLimits([parsed.addressLimit]);
   return Object.freeze({
     ...parsed,
     prefixes,
     runtime: parsed.runtime,
+    addressLimit: parsed.addressLimit,
+    modelFamily: parsed.modelFamily,
     trustedProxies:
       trustedProxies.length === 0 ? undefined : compileRanges(trustedProxies, "options.trustedProxies"),
   });
@@ -275,7 +304,7 @@ function applyPolicy(policy: Policy, fields: z.infer<typeof policyInput>, now: n
   if (rest.limits) checkLimits(rest.limits);
   const expiresAtMs = expiresAt === undefined ? policy.expiresAtMs : expiryMs(expiresAt, now);
   const merged: Record<string, unknown> = { ...policy, ...defined(rest), expiresAtMs };
-  for (const list of ["allowedIps", "allowedModels", "deniedModels"])
+  for (const list of ["allowedIps", "allowedModels", "deniedModels", "scopes"])
     if (merged[list] === null) delete merged[list];
   return Object.freeze(merged) as unknown as Policy;
 }
@@ -283,7 +312,7 @@ function applyPolicy(policy: Policy, fields: z.infer<typeof policyInput>, now: n
 function checkLimits(limits: readonly Limit[]): void {
   const requestLimits = limits.filter(isRequestLimit) as readonly RequestLimit[];
   if (new Set(requestLimits.map(bucketName)).size < requestLimits.length) {
-    throw invalid("limits", "two limits have the same windowMs; keep the tighter one");
+    throw invalid("limits", "two limits have the same windowMs and per; keep the tighter one");
   }
   if (limits.length - requestLimits.length > 1) throw invalid("limits", "expected at most one inFlight");
   for (const requestLimit of requestLimits) {
@@ -308,6 +337,10 @@ function expiryMs(expiresAt: Date | number | string | null, now: number): number
   if (ms <= now)
     throw invalid("expiresAt", `expected a time in the future, received ${new Date(ms).toISOString()}`);
   return ms;
+}
+
+function isFunction(value: unknown): boolean {
+  return typeof value === "function";
 }
 
 function isVaried(secret: string): boolean {

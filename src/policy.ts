@@ -7,6 +7,12 @@ import { sameDigest } from "./secret.js";
 
 /** The normalised view of a request that policies judge. */
 export interface Facts {
+  /** As received. */
+  readonly method?: string | undefined;
+  /** Path and query, as received. */
+  readonly url?: string | undefined;
+  /** What the route requires. */
+  readonly scopes?: readonly string[] | undefined;
   /** The client's address; undefined when unknown, which a key with an address list refuses. */
   readonly address?: string | Address | undefined;
   /**
@@ -14,8 +20,22 @@ export interface Facts {
    * undefined that it could not be told, which a key with a model list refuses.
    */
   readonly model?: string | readonly string[] | null | undefined;
+  /** What limits per model count by, when it is not the models themselves. */
+  readonly modelFamilies?: readonly string[] | undefined;
   /** Digests of the secret presented, one per pepper. Left out in tests of a policy alone. */
   readonly digests?: readonly string[];
+}
+
+/**
+ * A rule of your own. It must be synchronous and pure: it may run several times for one request, and what it decides
+ * must depend on its arguments alone. Whatever it returns but `true`, and throwing, refuses the request.
+ */
+export interface Rule {
+  /** Shown to the operator as `refusal.rule`. */
+  readonly name: string;
+  /** True: judged only once the body was read. Else also before, when `facts.model` is undefined. */
+  readonly needsModel?: boolean;
+  allows(facts: Facts, key: KeyRecord, now: number): boolean;
 }
 
 export type PolicyOutcome =
@@ -28,29 +48,50 @@ const MAX_AHEAD_MS = 300_000;
 const MAX_TIME_MS = 8_640_000_000_000_000;
 
 /**
- * Judges the rules of a key that count nothing, in the order of the refusal table: secret, state, expiry,
- * address, model. Pure: the same arguments always give the same answer.
+ * Judges the rules of a key that count nothing, in the order of the refusal table: secret, state, expiry, address,
+ * scopes, own rules, model. Pure: the same arguments always give the same answer.
  *
  * @param now store time in milliseconds. A record that has seen a later time is judged by that one.
  * @throws KeystileError `document_invalid` when the record has seen a time more than 5 minutes ahead of `now`.
  */
-export function evaluatePolicy(record: KeyRecord, facts: Facts, now: number): PolicyOutcome {
-  const arrival = evaluateArrival(record, facts, now);
-  if (!arrival.allowed) return arrival;
-  return outcome(judgeModels(facts.model, record.policy));
-}
-
-/** The part of `evaluatePolicy` that can be judged before the body is read: all but the model. */
-export function evaluateArrival(record: KeyRecord, facts: Facts, now: number): PolicyOutcome {
+export function evaluatePolicy(
+  record: KeyRecord,
+  facts: Facts,
+  now: number,
+  rules: readonly Rule[] = [],
+): PolicyOutcome {
   return outcome(
-    judgeSecret(record, facts.digests, latestTime(record, now)) ??
-      judgeState(record, latestTime(record, now)) ??
-      judgeAddress(record, facts.address),
+    judgeArrival(record, facts, latestTime(record, now)) ??
+      judgeRules(rules, record, facts, now) ??
+      judgeModels(facts.model, record.policy),
   );
 }
 
-function outcome(reason: Reason | undefined): PolicyOutcome {
-  return reason === undefined ? { allowed: true } : { allowed: false, refusal: refuse(reason) };
+/** The part of `evaluatePolicy` that can be judged before the body is read: all but the model. */
+export function evaluateArrival(
+  record: KeyRecord,
+  facts: Facts,
+  now: number,
+  rules: readonly Rule[] = [],
+): PolicyOutcome {
+  const early = rules.filter(({ needsModel }) => needsModel !== true);
+  return outcome(
+    judgeArrival(record, facts, latestTime(record, now)) ?? judgeRules(early, record, facts, now),
+  );
+}
+
+function judgeArrival(record: KeyRecord, facts: Facts, latest: number): Reason | undefined {
+  return (
+    judgeSecret(record, facts.digests, latest) ??
+    judgeState(record, latest) ??
+    judgeAddress(record, facts.address) ??
+    judgeScopes(record, facts.scopes)
+  );
+}
+
+function outcome(refused: Reason | Refusal | undefined): PolicyOutcome {
+  if (refused === undefined) return { allowed: true };
+  return { allowed: false, refusal: typeof refused === "string" ? refuse(refused) : refused };
 }
 
 /** A clock that steps back revives nothing; one that is far behind what was seen is a fault. */
@@ -99,6 +140,30 @@ function judgeAddress({ policy }: KeyRecord, address: Facts["address"]): Reason 
   if (allowedIps === undefined) return undefined;
   const parsed = typeof address === "string" ? parseAddress(address) : address;
   return parsed !== undefined && inRanges(rangesOf(allowedIps), parsed) ? undefined : "address_not_allowed";
+}
+
+function judgeScopes({ policy }: KeyRecord, required: Facts["scopes"] = []): Reason | undefined {
+  const { scopes = [] } = policy;
+  return required.every((scope) => scopes.includes(scope)) ? undefined : "scope_missing";
+}
+
+function judgeRules(
+  rules: readonly Rule[],
+  record: KeyRecord,
+  facts: Facts,
+  now: number,
+): Refusal | undefined {
+  const refusing = rules.find((rule) => !isAllowedBy(rule, record, facts, now));
+  return refusing === undefined ? undefined : refuse("rule_refused", { rule: refusing.name });
+}
+
+/** Skipping a rule that fails would let through what it was made to stop. */
+function isAllowedBy(rule: Rule, record: KeyRecord, facts: Facts, now: number): boolean {
+  try {
+    return rule.allows(facts, record, now) === true;
+  } catch {
+    return false;
+  }
 }
 
 /** Parsing a list of ranges costs a hundred times what matching costs, so it is done once per list. */

@@ -41,6 +41,8 @@ export interface Refusal {
   readonly retryAfterMs?: number;
   /** True when it was refused only because requests in flight hold the rest. */
   readonly held?: boolean;
+  /** The name of the own rule that refused. For the operator. */
+  readonly rule?: string;
 }
 
 type Row = readonly [status: RefusalStatus, type: RefusalType, code: string, message: string];
@@ -118,7 +120,7 @@ export const REFUSALS: Readonly<Record<Reason, Row>> = {
 /** Makes the refusal for a reason. */
 export function refuse(
   reason: Reason,
-  details: { readonly retryAfterMs?: number; readonly held?: boolean } = {},
+  details: Pick<Refusal, "retryAfterMs" | "held" | "rule"> = {},
 ): Refusal {
   const [status, type, code, message] = REFUSALS[reason];
   return { reason, status, type, code, message, ...details };

@@ -59,7 +59,8 @@ export function readBody(document: Document): Body | string {
   const collected = Object.entries(body.collected);
   if (live.length > MOST_ENTRIES) return `${live.length} entries`;
   if (collected.length > MOST_COLLECTED) return `${collected.length} collected entries`;
-  if (live.length + collected.length > 20 && JSON.stringify(body).length > MOST_BYTES) return "more than 64 KiB";
+  if (live.length + collected.length > 20 && JSON.stringify(body).length > MOST_BYTES)
+    return "more than 64 KiB";
   if (!areCounts(body.used)) return `used ${JSON.stringify(body.used)}`;
   for (const [identity, { seq, open, held, renewByMs }] of live) {
     if (!isCount(seq) || !isCount(open) || !Number.isSafeInteger(renewByMs) || !areCounts(held)) {

@@ -52,7 +52,10 @@ function refuses(refusal: SubjectRefusal, state: Body, next: Body | undefined, e
       return policy.expiresAtMs !== null && policy.expiresAtMs <= Math.max(latestMs, state.latestMs);
     case "rate_limited":
       return policy.limits.some((limit) => {
-        return isBucketFull(limit, state, earliestMs) || (next !== undefined && isBucketFull(limit, next, earliestMs));
+        return (
+          isBucketFull(limit, state, earliestMs) ||
+          (next !== undefined && isBucketFull(limit, next, earliestMs))
+        );
       });
     case "concurrency_limited":
       return policy.limits.some((limit) => {

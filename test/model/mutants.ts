@@ -47,7 +47,7 @@ export const MUTANTS: readonly Mutant[] = [
     name: "what a request was promised after its 503 is not undone",
     file: "live-document.ts",
     find: "if (isUndone) postUndo(",
-    replace: "if (isUndone && task.state !== \"given up\") postUndo(",
+    replace: 'if (isUndone && task.state !== "given up") postUndo(',
     profiles: ["lossy"],
     caughtBy: ["no-stuck-hold"],
   },
@@ -62,7 +62,13 @@ export const MUTANTS: readonly Mutant[] = [
       "    }\n" +
       "    const seq = surroundings.nextSeq();\n",
     profiles: ["calm"],
-    caughtBy: ["allowances-are-held", "never-overspent", "allowance-is-right", "never-too-many", "refusal-is-right"],
+    caughtBy: [
+      "allowances-are-held",
+      "never-overspent",
+      "allowance-is-right",
+      "never-too-many",
+      "refusal-is-right",
+    ],
   },
   {
     name: "allowed by the cache, without the check that confirms it",
@@ -117,7 +123,8 @@ export const MUTANTS: readonly Mutant[] = [
     name: "a settle resolves before it is stored",
     file: "authorizer.ts",
     find: "ended = nothingToBook ? Promise.resolve() : commit.post(keyId, ending(reservation, actual));",
-    replace: "ended = Promise.resolve();\n        if (!nothingToBook) void commit.post(keyId, ending(reservation, actual));",
+    replace:
+      "ended = Promise.resolve();\n        if (!nothingToBook) void commit.post(keyId, ending(reservation, actual));",
     profiles: ["calm"],
     caughtBy: ["settle-is-stored"],
   },
@@ -127,7 +134,7 @@ export const MUTANTS: readonly Mutant[] = [
     find: "if (ended === undefined) {",
     replace: "{",
     profiles: ["calm"],
-    caughtBy: ["no-double-charge", "documents-are-sound"],
+    caughtBy: ["no-double-charge", "documents-are-sound", "never-overspent"],
   },
   {
     name: "a collected hold is not remembered",
@@ -148,7 +155,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "a correction does not take back what the collection charged",
     file: "quota.ts",
-    find: "const uncharged = entry.mode === \"charge\" ? book(reopened, held, -1) : reopened;",
+    find: 'const uncharged = entry.mode === "charge" ? book(reopened, held, -1) : reopened;',
     replace: "const uncharged = reopened;",
     profiles: ["pauses"],
     caughtBy: ["no-double-charge", "never-overspent"],
@@ -159,7 +166,13 @@ export const MUTANTS: readonly Mutant[] = [
     find: "if (wasThere || record.collected[node] !== undefined) node = surroundings.identity(true);",
     replace: "",
     profiles: ["pauses", "churn"],
-    caughtBy: ["holds-end-once", "no-double-charge", "no-lost-charge", "documents-are-sound", "no-stuck-hold"],
+    caughtBy: [
+      "holds-end-once",
+      "no-double-charge",
+      "no-lost-charge",
+      "documents-are-sound",
+      "no-stuck-hold",
+    ],
   },
   {
     name: "holds are not renewed",

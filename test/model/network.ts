@@ -1,8 +1,8 @@
 import { KeystileError } from "../../src/errors.js";
 import type { Store } from "../../src/store.js";
+import type { StoreClock } from "./clock.js";
 import type { Random } from "./random.js";
 import type { Scenario } from "./scenario.js";
-import type { StoreClock } from "./clock.js";
 import type { TrueStore } from "./true-store.js";
 
 /** What a connection needs of the simulator around it. */
@@ -23,9 +23,19 @@ export interface Surroundings {
   onFault(fault: Fault): void;
 }
 
-export type Call = { readonly read: Parameters<Store["read"]>[0] } | { readonly write: Parameters<Store["write"]>[0] };
+export type Call =
+  | { readonly read: Parameters<Store["read"]>[0] }
+  | { readonly write: Parameters<Store["write"]>[0] };
 
-export type Fault = "lost" | "replyLost" | "late" | "lateWon" | "duplicated" | "falseConflict" | "conflict" | "slow";
+export type Fault =
+  | "lost"
+  | "replyLost"
+  | "late"
+  | "lateWon"
+  | "duplicated"
+  | "falseConflict"
+  | "conflict"
+  | "slow";
 
 /** What the network does to one call. */
 interface Journey {
@@ -80,7 +90,13 @@ export function connect(surroundings: Surroundings, random: Random): Store {
 function drawJourney(surroundings: Surroundings, random: Random, isWrite: boolean): Journey {
   const { scenario } = surroundings;
   const wayMs = (): number => random.between(1, scenario.latencyMs);
-  const plain: Journey = { arrivals: [wayMs()], answers: 0, backMs: wayMs(), error: unknownOutcome, fault: undefined };
+  const plain: Journey = {
+    arrivals: [wayMs()],
+    answers: 0,
+    backMs: wayMs(),
+    error: unknownOutcome,
+    fault: undefined,
+  };
   if (!surroundings.isFaulty()) return plain;
   const silence = random.chance(0.4);
   const backMs = silence ? undefined : wayMs();
@@ -91,12 +107,23 @@ function drawJourney(surroundings: Surroundings, random: Random, isWrite: boolea
   }
   if (random.chance(scenario.replyLost)) {
     const error = random.pick([unknownOutcome, plainError]);
-    return { arrivals: [wayMs()], answers: undefined, backMs: backMs && 2 * backMs, error, fault: "replyLost" };
+    return {
+      arrivals: [wayMs()],
+      answers: undefined,
+      backMs: backMs && 2 * backMs,
+      error,
+      fault: "replyLost",
+    };
   }
   if (random.chance(scenario.late)) {
     // Soon after the caller gave up is the moment that hurts: it has read the document, and now it changes.
     const gaveUpMs = backMs ?? scenario.storeTimeoutMs;
-    const lateMs = random.pick([wayMs(), 3 * scenario.latencyMs, scenario.storeTimeoutMs, random.gap(20_000)]);
+    const lateMs = random.pick([
+      wayMs(),
+      3 * scenario.latencyMs,
+      scenario.storeTimeoutMs,
+      random.gap(20_000),
+    ]);
     return { ...plain, arrivals: [gaveUpMs + lateMs], answers: undefined, backMs, fault: "late" };
   }
   if (isWrite && random.chance(scenario.duplicate)) {
@@ -115,13 +142,18 @@ function drawJourney(surroundings: Surroundings, random: Random, isWrite: boolea
 }
 
 function isConflict(outcome: object): boolean {
-  return "results" in outcome && (outcome.results as readonly { written: boolean }[]).some(({ written }) => !written);
+  return (
+    "results" in outcome &&
+    (outcome.results as readonly { written: boolean }[]).some(({ written }) => !written)
+  );
 }
 
 function describeCall(call: Call): string {
   if ("read" in call) return `read ${call.read.map(shortId).join(" ")}`;
   const groups = call.write.map((group) =>
-    group.map(({ id, expected, set }) => `${shortId(id)}@${expected}${set === undefined ? "?" : ""}`).join("+"),
+    group
+      .map(({ id, expected, set }) => `${shortId(id)}@${expected}${set === undefined ? "?" : ""}`)
+      .join("+"),
   );
   return `write ${groups.join(" ")}`;
 }

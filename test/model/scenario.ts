@@ -149,7 +149,13 @@ function drawCalm(random: Random, profile: Profile): Scenario {
 
 function drawLosses(random: Random): Partial<Scenario> {
   const chance = (): number => random.pick([0, 0.01, 0.05, 0.2]);
-  return { lost: chance(), replyLost: chance(), late: chance(), duplicate: chance(), slow: random.pick([0, 0.03]) };
+  return {
+    lost: chance(),
+    replyLost: chance(),
+    late: chance(),
+    duplicate: chance(),
+    slow: random.pick([0, 0.03]),
+  };
 }
 
 function drawCrashes(random: Random): Partial<Scenario> {
@@ -171,7 +177,7 @@ export interface KeyPlan {
   readonly onCrash: "charge" | "release";
   /** Until it expires, or null. */
   readonly livesMs: number | null;
-  /** The most a request of it costs. */
+  /** The most a request of it costs; 0 for keys on which there is nothing to count. */
   readonly highestCost: number;
   /** What requests really cost, compared with their estimate. */
   readonly actual: "fixed" | "below" | "above";
@@ -190,7 +196,7 @@ export function drawKeyPlan(random: Random, { profile }: Scenario): KeyPlan {
     ])(),
     onCrash: random.chance(0.2) ? "release" : "charge",
     livesMs: random.chance(0.25) ? random.pick([8_000, 20_000, 100_000]) : null,
-    highestCost: random.pick([1, 1, 3, 10]),
+    highestCost: random.pick([0, 1, 1, 3, 10]),
     actual: random.pick(["fixed", "fixed", "below", "above"]),
   };
 }
@@ -198,5 +204,7 @@ export function drawKeyPlan(random: Random, { profile }: Scenario): KeyPlan {
 function drawRequestLimit(random: Random): SubjectLimit {
   const requests = random.pick([2, 7, 30]);
   const windowMs = random.pick([1_000, 3_000, 10_000, 60_000]);
-  return random.chance(0.5) ? { requests, windowMs } : { requests, windowMs, burst: random.between(1, 2 * requests) };
+  return random.chance(0.5)
+    ? { requests, windowMs }
+    : { requests, windowMs, burst: random.between(1, 2 * requests) };
 }

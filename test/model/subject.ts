@@ -69,3 +69,7 @@ export interface SubjectRefusal {
   readonly retryAfterMs?: number;
   readonly held?: boolean;
 }
+
+export function isRequestLimit(limit: SubjectLimit): limit is Extract<SubjectLimit, { requests: number }> {
+  return "requests" in limit;
+}

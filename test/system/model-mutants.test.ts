@@ -29,7 +29,10 @@ async function breed({ name, file, find, replace }: Mutant): Promise<CreateSubje
   cpSync(SOURCE, directory, { recursive: true });
   const text = readFileSync(`${directory}/${file}`, "utf8");
   expect(text.split(find), `${file} no longer has exactly one: ${find}`).toHaveLength(2);
-  writeFileSync(`${directory}/${file}`, text.replace(find, () => replace));
+  writeFileSync(
+    `${directory}/${file}`,
+    text.replace(find, () => replace),
+  );
   const { createKeystile } = (await import(`${directory}/keystile.ts`)) as { createKeystile: CreateSubject };
   return createKeystile;
 }

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { createKeystile } from "../../src/keystile.js";
-import type { Statistics } from "../model/oracle.js";
+import type { Statistics } from "../model/account.js";
 import { simulate } from "../model/simulator.js";
 
 /** `KEYSTILE_SEED=n` begins elsewhere; `KEYSTILE_MODEL_STEPS=n` goes further. */
@@ -51,7 +51,8 @@ test("every invariant holds in long random histories", async () => {
     const outcome = await simulate(createKeystile, { seed, steps: STEPS_PER_RUN });
     if (outcome.violation !== undefined) expect.fail(outcome.violation.report);
     steps += outcome.steps;
-    for (const [name, count] of Object.entries(outcome.statistics)) totals[name] = (totals[name] ?? 0) + count;
+    for (const [name, count] of Object.entries(outcome.statistics))
+      totals[name] = (totals[name] ?? 0) + count;
   }
   console.log(`model: ${steps} steps from seed ${FIRST_SEED}: ${describe(totals)}`);
 

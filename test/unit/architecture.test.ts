@@ -12,6 +12,7 @@ const LAYERS: readonly (readonly string[])[] = [
     "policy",
     "models",
     "limits",
+    "address-limit",
     "quota",
     "decide",
     "options",

@@ -255,6 +255,18 @@ describe("two phases", () => {
     expect(store.calls.filter(({ kind }) => kind === "write")).toEqual([]);
   });
 
+  test("a key that is known here to be disabled is refused by the first, by a fresh read", async () => {
+    const { keystile, store, another } = bench();
+    const { secret, key } = await keystile.keys.issue();
+    await settleAll([await keystile.authorize(presenting(secret))]);
+    await keystile.keys.disable(key.id);
+    store.calls = [];
+    expect(reasonOf(await keystile.identify(presenting(secret)))).toBe("key_disabled");
+    expect(store.calls).toEqual([{ kind: "read", ids: [`key:${key.id}`] }]);
+    await another().keys.enable(key.id);
+    expect(reasonOf(await keystile.identify(presenting(secret)))).toBe("allowed");
+  });
+
   test.each<[string, (b: Bench, issued: IssuedKey) => Promise<unknown>, string]>([
     ["revoked", ({ another }, { key }) => another().keys.revoke(key.id), "key_revoked"],
     ["disabled", ({ another }, { key }) => another().keys.disable(key.id), "key_disabled"],

@@ -1,8 +1,17 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import type { KeyRecord, Limit, RequestLimit } from "../../src/documents.js";
-import { limitStatus, takeRequest } from "../../src/limits.js";
+import * as limits from "../../src/limits.js";
 import { sampleKey } from "../../src/testing/sample-key.js";
+
+// The limits of this file are the key's own; those per model are in model-limits.test.ts.
+function takeRequest(record: KeyRecord, now: number): limits.LimitsOutcome {
+  return limits.takeRequest(record, [], now);
+}
+
+function limitStatus(record: KeyRecord, now: number): readonly limits.LimitStatus[] {
+  return limits.limitStatus(record, [], now);
+}
 
 const T0 = Date.UTC(2025, 0, 15, 12);
 

@@ -309,7 +309,8 @@ describe("mayBeForgotten", () => {
 
 describe("over random histories", () => {
   const node = fc.integer({ min: 0, max: 2 });
-  const cost = fc.oneof(fc.integer({ min: 0, max: 60 }), fc.constant(MAX));
+  // Just far enough from the last safe integer that what all the others use cannot reach it: there, sums stop.
+  const cost = fc.oneof(fc.integer({ min: 0, max: 60 }), fc.constant(MAX - 20_000));
   const history = fc.array(
     fc.oneof(
       { weight: 5, arbitrary: fc.record({ do: fc.constant("reserve" as const), node, cost }) },

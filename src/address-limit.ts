@@ -1,0 +1,45 @@
+import type { Address } from "./address.js";
+import type { Level, RequestLimit } from "./documents.js";
+import { drained, take } from "./limits.js";
+
+/** Addresses counted one by one. Beyond, those not seen lately share one bucket. */
+const MAX_ADDRESSES = 10_000;
+
+/**
+ * A limit per client address, for this process alone, before anything is looked up. An IPv6 client counts by its /64,
+ * which is what one customer gets; unknown addresses count as one.
+ *
+ * Memory is bounded, and a flood of addresses resets nobody's count: while all buckets are in use, new addresses share
+ * one. It is the only limit that a refused request consumes.
+ *
+ * @returns how long a request has to wait until it fits; 0 if it was counted.
+ */
+export function addressLimit(
+  limit: RequestLimit,
+  maxAddresses: number = MAX_ADDRESSES,
+): (address: Address | undefined, now: number) => number {
+  const buckets = new Map<string, Level>();
+
+  function makeRoom(now: number): boolean {
+    if (buckets.size < maxAddresses) return true;
+    const [oldest] = buckets;
+    if (oldest === undefined || drained(limit, oldest[1], now).level > 0) return false;
+    return buckets.delete(oldest[0]);
+  }
+
+  return (address, now) => {
+    const own = bucketOf(address);
+    const name = buckets.has(own) || makeRoom(now) ? own : "others";
+    const { level, waitMs } = take(limit, buckets.get(name), now);
+    if (waitMs > 0) return waitMs;
+    // Moved to the end, so that the first one is the one not counted for longest.
+    buckets.delete(name);
+    buckets.set(name, level);
+    return 0;
+  };
+}
+
+function bucketOf(address: Address | undefined): string {
+  if (address === undefined) return "unknown";
+  return address.family === 4 ? address.text : address.bits.slice(0, 2).join(":");
+}

@@ -1,0 +1,81 @@
+import { type HeaderSource, headerValues } from "./credential.js";
+
+/**
+ * The value of a JSON body that every reader understands alike; `undefined` when that cannot be told.
+ *
+ * It must be declared once as `application/json` or `application/…+json` in UTF-8, not be compressed, be UTF-8
+ * without a byte order mark, be valid JSON, and hold no object, at any depth, in which a member occurs twice.
+ * Never throws, at whatever depth of nesting; takes time linear in the length of the body.
+ */
+export function parseJsonBody(headers: HeaderSource, body: Uint8Array): unknown {
+  const contentType = plainContentType(headers);
+  if (contentType === undefined || !isJson(contentType)) return undefined;
+  const text = decodeUtf8(body);
+  return text === undefined ? undefined : parseStrictJson(text);
+}
+
+/** The value of a JSON text in which no member occurs twice, however it is escaped; `undefined` for any other. */
+export function parseStrictJson(text: string): unknown {
+  try {
+    const value: unknown = JSON.parse(text);
+    // Of two members with one name only the last is kept, so a text with such a pair holds more than its value.
+    return writtenMembers(text) === keptMembers(value) ? value : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** The content type of a body that is declared once and is not compressed; `undefined` for any other. */
+export function plainContentType(headers: HeaderSource): string | undefined {
+  const encodings = headerValues(headers, "content-encoding");
+  const types = headerValues(headers, "content-type");
+  const isEncoded = encodings.length > 1 || encodings.some((value) => value.toLowerCase() !== "identity");
+  return isEncoded || types.length > 1 ? undefined : types[0];
+}
+
+/** Whether a content type is JSON, in UTF-8 as far as it says. */
+export function isJson(contentType: string): boolean {
+  return /^application\/(?:[\w.-]+\+)?json[ \t]*(?:;[ \t]*charset="?utf-8"?[ \t]*)?$/i.test(contentType);
+}
+
+/** The text of bytes that are UTF-8; `undefined` for others. A byte order mark stays, and is then no JSON. */
+export function decodeUtf8(bytes: Uint8Array): string | undefined {
+  try {
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch {
+    return undefined;
+  }
+}
+
+/** The colons outside strings of a text that is known to be JSON: one for each member of each object. */
+function writtenMembers(text: string): number {
+  let count = 0;
+  for (let at = 0; at < text.length; at++) {
+    const character = text.charAt(at);
+    if (character === '"') at = closingQuote(text, at);
+    else if (character === ":") count++;
+  }
+  return count;
+}
+
+function closingQuote(text: string, opening: number): number {
+  for (let at = opening + 1; ; at++) {
+    at = text.indexOf('"', at);
+    let backslashes = 0;
+    while (text[at - 1 - backslashes] === "\\") backslashes++;
+    if (backslashes % 2 === 0) return at;
+  }
+}
+
+/** The members of all objects of a value. Not recursive: a body decides how deep it is nested. */
+function keptMembers(value: unknown): number {
+  let count = 0;
+  const open = [value];
+  for (let next = open.pop(); next !== undefined; next = open.pop()) {
+    if (typeof next !== "object" || next === null) continue;
+    const inner: readonly unknown[] = Object.values(next);
+    if (!Array.isArray(next)) count += inner.length;
+    for (const child of inner) if (typeof child === "object") open.push(child);
+  }
+  return count;
+}

@@ -1,0 +1,115 @@
+import { describe, expect, test } from "vitest";
+import { createKeystile } from "../../src/keystile.js";
+import { evaluateArrival, evaluatePolicy, type Rule } from "../../src/policy.js";
+import { memoryStore } from "../../src/stores/memory.js";
+import { manualClock } from "../../src/testing/manual-clock.js";
+import { sampleKey } from "../../src/testing/sample-key.js";
+
+const NOW = 1_000;
+
+function rule(allows: (...args: never[]) => unknown, needsModel = false): Rule {
+  return { name: "own", needsModel, allows: allows as Rule["allows"] };
+}
+
+describe("scopes", () => {
+  test.each([
+    [undefined, undefined, true],
+    [undefined, [], true],
+    [undefined, ["chat"], false],
+    [["chat"], ["chat"], true],
+    [["chat"], ["chat", "files"], false],
+    [["chat", "files"], ["files", "chat"], true],
+    [["chat"], ["Chat"], false],
+  ])("a key with %j on a route that requires %j: %s", (scopes, required, allowed) => {
+    const record = sampleKey(scopes === undefined ? {} : { scopes });
+    const outcome = evaluatePolicy(record, { scopes: required }, NOW);
+    expect(outcome).toMatchObject(
+      allowed ? { allowed } : { allowed, refusal: { reason: "scope_missing", status: 403 } },
+    );
+  });
+});
+
+describe("rules of one's own", () => {
+  test.each([
+    ["true", () => true, true],
+    ["false", () => false, false],
+    ["nothing", () => undefined, false],
+    ["something truthy", () => 1, false],
+    ["a promise", async () => true, false],
+    [
+      "an error",
+      () => {
+        throw new Error("broken");
+      },
+      false,
+    ],
+  ])("that give %s: allowed %s", (_, allows, allowed) => {
+    const outcome = evaluatePolicy(sampleKey(), {}, NOW, [rule(allows)]);
+    expect(outcome).toMatchObject(
+      allowed ? { allowed } : { allowed, refusal: { reason: "rule_refused", rule: "own", status: 403 } },
+    );
+  });
+
+  test("come after scopes and before models", () => {
+    const key = sampleKey({ allowedModels: ["a"] });
+    const refusing = [rule(() => false)];
+    expect(evaluatePolicy(key, { scopes: ["x"], model: "b" }, NOW, refusing)).toMatchObject({
+      refusal: { reason: "scope_missing" },
+    });
+    expect(evaluatePolicy(key, { model: "b" }, NOW, refusing)).toMatchObject({
+      refusal: { reason: "rule_refused" },
+    });
+  });
+
+  test("that need the model wait for it; the others are judged before the body, too", () => {
+    const onModel = rule(({ model }: { model?: string }) => model === "a", true);
+    expect(evaluateArrival(sampleKey(), {}, NOW, [onModel])).toEqual({ allowed: true });
+    expect(evaluatePolicy(sampleKey(), { model: "b" }, NOW, [onModel])).toMatchObject({ allowed: false });
+    expect(evaluateArrival(sampleKey(), {}, NOW, [rule(() => false)])).toMatchObject({ allowed: false });
+  });
+
+  test("see method, url, address, model, and the key", async () => {
+    const seen: unknown[] = [];
+    const watching: Rule = {
+      name: "watching",
+      needsModel: true,
+      allows: (facts, key) => seen.push({ ...facts, owner: key.owner }) > 0,
+    };
+    const gate = createKeystile({ store: memoryStore(), rules: [watching] });
+    const { secret } = await gate.keys.issue({ owner: "ann", scopes: ["chat"] });
+    const request = { method: "POST", url: "/v1/x?y", address: "192.0.2.1", scopes: ["chat"], model: "a" };
+    const decision = await gate.authorize({ headers: { "x-api-key": secret }, ...request });
+    expect(decision.allowed).toBe(true);
+    expect(seen[0]).toMatchObject({
+      ...request,
+      owner: "ann",
+      address: { text: "192.0.2.1" },
+    });
+    if (decision.allowed) await decision.void();
+    await gate.close();
+  });
+});
+
+test("a key written after its expiry stays dead when the store's clock steps back", async () => {
+  const clock = manualClock(1_800_000_000_000);
+  const store = memoryStore({ clock: clock.now });
+  // Each process is new, so that it knows no time but the store's.
+  const process = () => createKeystile({ store });
+  const { secret, key } = await process().keys.issue({ expiresAt: clock.now() + 1_000 });
+  clock.advance(1_000);
+  await process().keys.update(key.id, { name: "seen" });
+  clock.advance(-1_000);
+  expect(await process().authorize({ headers: { "x-api-key": secret } })).toMatchObject({
+    refusal: { reason: "key_expired" },
+  });
+});
+
+test("modelFamily lets variants of a model share a bucket", async () => {
+  const gate = createKeystile({ store: memoryStore(), modelFamily: (model) => model.replace(/:.*$/, "") });
+  const { secret } = await gate.keys.issue({ limits: [{ requests: 1, windowMs: 60_000, per: "model" }] });
+  const ask = (model: string) => gate.authorize({ headers: { "x-api-key": secret }, model });
+  const decisions = [await ask("claude:free"), await ask("claude"), await ask("gpt")];
+  expect(decisions.map(({ allowed }) => allowed)).toEqual([true, false, true]);
+  for (const decision of decisions) if (decision.allowed) await decision.void();
+  await gate.close();
+});
