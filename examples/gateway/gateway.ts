@@ -57,5 +57,6 @@ export function createGateway({ keystile: gate, upstream }: GatewayOptions): Hon
 
 /** An error in the one form that the clients of both APIs read. */
 function errorBody(message: string, type: string, code: string): object {
-  return { type: "error", message, error: { message, type, param: null, code } };
+  const details = { error_code: code };
+  return { type: "error", message, error: { message, type, param: null, code, details } };
 }
