@@ -202,17 +202,20 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
 
   /** The live document of a key, now the most recently used one. */
   function use(keyId: string): LiveDocument {
-    const document = documents.get(keyId) ?? liveDocument(keyId, surroundings);
+    const known = documents.get(keyId);
+    // Room is made before a new one comes in: nothing depends on it yet, and a second one of the same key would
+    // be another process in one.
+    if (known === undefined && documents.size >= cacheSize) evict();
+    const document = known ?? liveDocument(keyId, surroundings);
     documents.delete(keyId);
     documents.set(keyId, document);
-    if (documents.size > cacheSize) evict();
     return document;
   }
 
   /** Drops the least recently used documents on which nothing depends. */
   function evict(): void {
     const oldest = documents.values();
-    for (let tries = 0; tries < EVICTION_TRIES && documents.size > cacheSize; tries += 1) {
+    for (let tries = 0; tries < EVICTION_TRIES && documents.size >= cacheSize; tries += 1) {
       const document = oldest.next().value as LiveDocument;
       documents.delete(document.keyId);
       if (unfinished.has(document) || document.open() > 0) documents.set(document.keyId, document);
