@@ -1,19 +1,38 @@
 /**
- * Reads a JSON body of a request that stays readable for whoever comes next.
- *
- * What cannot be told plainly is `undefined`: no body, one already read, a media type that is not JSON in UTF-8, a
- * compressed body, more than `maxBytes` (no more than that is ever kept), bytes that are not UTF-8, text that is not
- * JSON, and a top-level member that occurs twice, also in another case: another parser may take the other one.
+ * Reads the bytes of a request's body, which stays readable for whoever comes next. `undefined` when somebody has
+ * read it already, or when it is longer than `maxBytes`; no more than that is ever kept.
  *
  * @throws whatever the body's stream throws when it breaks.
  */
-export async function readJsonBody(request: Request, maxBytes: number): Promise<unknown> {
-  const declaredBytes = Number(request.headers.get("content-length"));
-  if (!isPlainJson(request.headers) || declaredBytes > maxBytes) return undefined;
-  if (request.bodyUsed || request.body === null) return undefined;
-  const body = request.clone().body;
-  const text = body === null ? undefined : await readText(body.getReader(), maxBytes);
-  return text === undefined ? undefined : parseJson(text);
+export async function readBytes(request: Request, maxBytes: number): Promise<Uint8Array | undefined> {
+  if (request.body === null) return new Uint8Array();
+  if (request.bodyUsed || Number(request.headers.get("content-length")) > maxBytes) return undefined;
+  const reader = (request.clone().body as ReadableStream<Uint8Array>).getReader();
+  const chunks: Uint8Array[] = [];
+  let size = 0;
+  for (let read = await reader.read(); !read.done; read = await reader.read()) {
+    size += read.value.byteLength;
+    if (size > maxBytes) {
+      // Not awaited: half of a divided stream is given up for good only when the other half is.
+      reader.cancel().catch(() => {});
+      return undefined;
+    }
+    chunks.push(read.value);
+  }
+  return joinBytes(chunks);
+}
+
+/** One array of bytes out of many. */
+export function joinBytes(chunks: readonly Uint8Array[]): Uint8Array {
+  const [only] = chunks;
+  if (chunks.length === 1 && only !== undefined) return only;
+  const joined = new Uint8Array(chunks.reduce((size, chunk) => size + chunk.byteLength, 0));
+  let at = 0;
+  for (const chunk of chunks) {
+    joined.set(chunk, at);
+    at += chunk.byteLength;
+  }
+  return joined;
 }
 
 /**
@@ -45,78 +64,4 @@ export function followBody(source: ReadableStream<Uint8Array>): {
     return reader.cancel(reason);
   };
   return { body: new ReadableStream({ pull, cancel }, { highWaterMark: 0 }), ended };
-}
-
-function isPlainJson(headers: Headers): boolean {
-  const encoding = headers.get("content-encoding") ?? "identity";
-  const type = headers.get("content-type") ?? "";
-  return (
-    encoding.toLowerCase() === "identity" &&
-    /^application\/(?:[\w.-]+\+)?json[ \t]*(?:;[ \t]*charset="?utf-8"?[ \t]*)?$/i.test(type)
-  );
-}
-
-/** The whole text, unless it is too long or not UTF-8. A byte order mark stays, and is then no JSON. */
-async function readText(
-  reader: ReadableStreamDefaultReader<Uint8Array>,
-  maxBytes: number,
-): Promise<string | undefined> {
-  const chunks: Uint8Array[] = [];
-  let size = 0;
-  for (let read = await reader.read(); !read.done; read = await reader.read()) {
-    size += read.value.byteLength;
-    if (size > maxBytes) {
-      // Not awaited: half of a divided stream is given up for good only when the other half is.
-      reader.cancel().catch(() => {});
-      return undefined;
-    }
-    chunks.push(read.value);
-  }
-  try {
-    const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-    return chunks.map((chunk) => decoder.decode(chunk, { stream: true })).join("") + decoder.decode();
-  } catch {
-    return undefined;
-  }
-}
-
-function parseJson(text: string): unknown {
-  try {
-    const value: unknown = JSON.parse(text);
-    return repeatsMember(text) ? undefined : value;
-  } catch {
-    return undefined;
-  }
-}
-
-/** Whether an object, known to be valid JSON, has a member twice. Reads every character at most three times. */
-function repeatsMember(text: string): boolean {
-  const names = new Set<string>();
-  const colon = /[ \t\r\n]*:/y;
-  let depth = 0;
-  for (let at = 0; at < text.length; at++) {
-    const character = text[at];
-    if (character === "{" || character === "[") depth++;
-    else if (character === "}" || character === "]") depth--;
-    else if (character === '"') {
-      const end = closingQuote(text, at) + 1;
-      colon.lastIndex = end;
-      if (depth === 1 && colon.test(text)) {
-        const name = String(JSON.parse(text.slice(at, end))).toLowerCase();
-        if (names.has(name)) return true;
-        names.add(name);
-      }
-      at = end - 1;
-    }
-  }
-  return false;
-}
-
-function closingQuote(text: string, opening: number): number {
-  for (let at = opening + 1; ; at++) {
-    at = text.indexOf('"', at);
-    let backslashes = 0;
-    while (text[at - 1 - backslashes] === "\\") backslashes++;
-    if (backslashes % 2 === 0) return at;
-  }
 }

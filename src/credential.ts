@@ -31,7 +31,7 @@ export const MAX_CREDENTIAL_LENGTH = 1_024;
 
 const MAX_SPACES = 8;
 
-const PROTOCOL_PREFIX = "openai-insecure-api-key.";
+export const PROTOCOL_PREFIX = "openai-insecure-api-key.";
 
 /**
  * Reads the credential of a request.

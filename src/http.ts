@@ -1,5 +1,6 @@
+import { type HeaderSource, headerValues, PROTOCOL_PREFIX } from "./credential.js";
 import type { LimitStatus } from "./limits.js";
-import type { Refusal } from "./refusal.js";
+import { type Refusal, refuse } from "./refusal.js";
 
 /** An answer ready for any framework. Header values are printable ASCII; the body is under 2 KB of JSON. */
 export interface Answer {
@@ -15,38 +16,61 @@ export const MAX_RETRY_SECONDS = 60;
 export const MAX_REALM_LENGTH = 128;
 
 /**
- * Renders a refusal as one JSON object that the OpenAI, Anthropic and Vercel SDKs all read correctly, also in
- * answer to a request for a stream. Nothing in it comes from the request.
+ * The form of an error body: `common` is one object that the OpenAI, Anthropic and Vercel SDKs all read correctly,
+ * `gemini` what Google's clients expect, `problem` that of RFC 9457.
+ */
+export type ErrorForm = "common" | "gemini" | "problem";
+
+/** The form for a request: problem details only for who asks for them by name, Google's on the paths of its API. */
+export function errorForm(url: string, headers: HeaderSource): ErrorForm {
+  const accepted = headerValues(headers, "accept").join(",");
+  if (/(?:^|[\s,])application\/problem\+json(?:$|[\s;,])/i.test(accepted)) return "problem";
+  return /^[^?#]*\/v1(?:alpha|beta)?\/(?:models|tunedModels)\/[^/?#]+:\w+(?:[?#]|$)/.test(url)
+    ? "gemini"
+    : "common";
+}
+
+/**
+ * Renders a refusal, also in answer to a request for a stream. Nothing in it comes from the request. With `folded`
+ * codes every 403 looks the same, so that a client does not learn which rule refused it.
  */
 export function renderRefusal(
   { refusal, limits }: { readonly refusal: Refusal; readonly limits: readonly LimitStatus[] },
-  { requestId, realm }: { readonly requestId: string; readonly realm: string },
+  {
+    requestId,
+    wire,
+    form,
+  }: {
+    readonly requestId: string;
+    readonly wire: { readonly realm: string; readonly codes: "full" | "folded" };
+    readonly form?: ErrorForm;
+  },
 ): Answer {
-  const { status, type, code, message } = refusal;
-  const param = refusal.reason.startsWith("model_") ? "model" : null;
-  return {
-    status,
-    headers: {
-      ...errorHeaders(requestId),
-      ...rateLimitHeaders(limits),
-      ...challenge(refusal, realm),
-      ...retryHeaders(refusal),
-    },
-    body: renderBody({ message, type, param, code }, requestId),
-  };
+  const isFolded = wire.codes === "folded" && refusal.status === 403;
+  const { status, type, code, message } = isFolded ? refuse("rule_refused") : refusal;
+  const param = !isFolded && refusal.reason.startsWith("model_") ? "model" : null;
+  const error = { status, message, type, param, code };
+  return renderError(error, requestId, form, {
+    ...rateLimitHeaders(limits),
+    ...challenge(refusal, wire.realm),
+    ...retryHeaders(refusal),
+  });
 }
 
 /**
  * Renders the answer to every fault: 503. It takes no error, so nothing of one can reach a client, and a fault
  * is never a statement about the key.
  */
-export function renderFault({ requestId }: { readonly requestId: string }): Answer {
+export function renderFault({
+  requestId,
+  form,
+}: {
+  readonly requestId: string;
+  readonly form?: ErrorForm;
+}): Answer {
   const message = "The service is temporarily unavailable. Try again shortly.";
-  return {
-    status: 503,
-    headers: { ...errorHeaders(requestId), "Retry-After": "1" },
-    body: renderBody({ message, type: "server_error", param: null, code: "service_unavailable" }, requestId),
-  };
+  const error = { status: 503, message, type: "server_error", param: null, code: "service_unavailable" };
+  return renderError(error, requestId, form, { "Retry-After": "1" });
 }
 
 /**
@@ -74,45 +98,125 @@ export function newRequestId(): string {
 }
 
 /**
- * A copy of a request's headers without `Authorization` and `x-api-key`, for a proxy: the caller's secret is no
- * business of the upstream's. Both go, because a client may send both and only one was judged.
+ * A copy of a request's headers, in the form they came in, without everything that may hold the caller's secret: it is
+ * no business of the upstream's. All of it goes, because a client may send several and only one was judged. Of
+ * `Sec-WebSocket-Protocol` the other items stay.
  */
-export function stripCredentials(headers: Headers): Headers {
-  const stripped = new Headers(headers);
-  stripped.delete("authorization");
-  stripped.delete("x-api-key");
-  return stripped;
+export function stripCredentials(headers: Headers): Headers;
+export function stripCredentials(rawHeaders: readonly string[]): string[];
+export function stripCredentials<T>(headers: Readonly<Record<string, T>>): Record<string, T>;
+export function stripCredentials(
+  headers: Headers | readonly string[] | Readonly<Record<string, unknown>>,
+): Headers | string[] | Record<string, unknown> {
+  if (headers instanceof Headers) return new Headers(withoutCredentials([...headers]) as [string, string][]);
+  if (!Array.isArray(headers)) return Object.fromEntries(withoutCredentials(Object.entries(headers)));
+  const fields = headers.flatMap((name, at) => (at % 2 === 0 ? [[name, headers[at + 1]] as const] : []));
+  return withoutCredentials(fields).flat() as string[];
+}
+
+const CREDENTIAL_FIELDS: readonly string[] = ["authorization", "x-api-key", "api-key", "x-goog-api-key"];
+
+function withoutCredentials(fields: readonly (readonly [string, unknown])[]): [string, unknown][] {
+  return fields.flatMap(([name, value]): [string, unknown][] => {
+    const field = name.toLowerCase();
+    if (CREDENTIAL_FIELDS.includes(field)) return [];
+    if (field !== "sec-websocket-protocol") return [[name, value]];
+    const items = String(value).split(",");
+    const kept = items.filter((item) => !item.trim().startsWith(PROTOCOL_PREFIX));
+    return kept.length === 0 ? [] : [[name, kept.join(",").trim()]];
+  });
+}
+
+/**
+ * The answer to a request for a list of models, without those that the key may not use: `data` of OpenAI and
+ * Anthropic, `models` of Gemini. Anything else stays as it is.
+ */
+export function filterModelList<T>(
+  list: T,
+  { canUseModel }: { readonly canUseModel: (model: string) => boolean },
+): T {
+  if (typeof list !== "object" || list === null) return list;
+  const { data, models } = list as { readonly data?: unknown; readonly models?: unknown };
+  const isVisible = (entry: unknown): boolean => {
+    const { id, name } = (entry ?? {}) as { readonly id?: unknown; readonly name?: unknown };
+    const model = id ?? name;
+    return typeof model === "string" && canUseModel(model.replace(/^models\//, ""));
+  };
+  if (!Array.isArray(data))
+    return Array.isArray(models) ? { ...list, models: models.filter(isVisible) } : list;
+  const visible = data.filter(isVisible);
+  const ends = { first_id: visible[0]?.id ?? null, last_id: visible.at(-1)?.id ?? null };
+  return { ...list, data: visible, ...("first_id" in list && ends) };
 }
 
 function shareLeft({ limit, remaining }: LimitStatus): number {
   return limit > 0 ? remaining / limit : 0;
 }
 
-function errorHeaders(requestId: string): Record<string, string> {
+interface WireError {
+  readonly status: number;
+  readonly message: string;
+  readonly type: string;
+  readonly param: string | null;
+  readonly code: string;
+}
+
+function renderError(
+  error: WireError,
+  requestId: string,
+  form: ErrorForm = "common",
+  headers: Readonly<Record<string, string>>,
+): Answer {
   return {
-    "Content-Type": "application/json",
-    "Cache-Control": "no-store",
-    ...requestIdHeaders(requestId),
+    status: error.status,
+    headers: {
+      "Content-Type": form === "problem" ? "application/problem+json" : "application/json",
+      "Cache-Control": "no-store",
+      ...requestIdHeaders(requestId),
+      ...headers,
+    },
+    body: JSON.stringify(FORMS[form](error, requestId)),
   };
 }
 
-/** The top-level `type` and `message` are for Anthropic's and Vercel's clients, `error` for OpenAI's. */
-function renderBody(
-  error: {
-    readonly message: string;
-    readonly type: string;
-    readonly param: string | null;
-    readonly code: string;
-  },
-  requestId: string,
-): string {
-  return JSON.stringify({
+const FORMS: Readonly<Record<ErrorForm, (error: WireError, requestId: string) => object>> = {
+  /** The top-level `type` and `message` are for Anthropic's and Vercel's clients, `error` for OpenAI's. */
+  common: ({ message, type, param, code }, requestId) => ({
     type: "error",
-    message: error.message,
-    error: { ...error, details: { error_code: error.code } },
+    message,
+    error: { message, type, param, code, details: { error_code: code } },
     request_id: requestId,
-  });
-}
+  }),
+  gemini: ({ status, message }) => ({
+    error: { code: status, message, status: GEMINI_STATUS[status] ?? "UNKNOWN" },
+  }),
+  problem: ({ status, message, param, code }, requestId) => ({
+    type: "about:blank",
+    title: TITLES[status] ?? "Error",
+    status,
+    detail: message,
+    code,
+    ...(param !== null && { param }),
+    request_id: requestId,
+  }),
+};
+
+/** The standard phrases of the statuses that are answered here. */
+export const TITLES: Readonly<Record<number, string>> = {
+  401: "Unauthorized",
+  402: "Payment Required",
+  403: "Forbidden",
+  429: "Too Many Requests",
+  503: "Service Unavailable",
+};
+
+const GEMINI_STATUS: Readonly<Record<number, string>> = {
+  401: "UNAUTHENTICATED",
+  402: "FAILED_PRECONDITION",
+  403: "PERMISSION_DENIED",
+  429: "RESOURCE_EXHAUSTED",
+  503: "UNAVAILABLE",
+};
 
 /** RFC 6750: no error code for a request that brought no credential. */
 function challenge({ status, reason }: Refusal, realm: string): Record<string, string> {

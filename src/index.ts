@@ -21,6 +21,7 @@ export type { IssueInput, KeystileOptions, PolicyInput } from "./options.js";
 export type { Facts, PolicyOutcome, Rule } from "./policy.js";
 export { evaluatePolicy } from "./policy.js";
 export type { QuotaStatus, Reservation } from "./quota.js";
+export { redact } from "./redact.js";
 export type { Reason, Refusal, RefusalStatus, RefusalType } from "./refusal.js";
 export type { Runtime } from "./runtime.js";
 export type { Pepper, SecretPrefixes } from "./secret.js";

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { KeystileError } from "./errors.js";
-import { redact } from "./secret.js";
+import { redact } from "./redact.js";
 
 type Issue = z.core.$ZodIssue;
 
@@ -42,7 +42,7 @@ function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
 
 /** What was received, short, and never a pepper or a secret. */
 function show(value: unknown, at: string): string {
-  if (at.includes("peppers")) return typeof value;
+  if (/peppers|secret/.test(at)) return typeof value;
   if (typeof value === "string") return JSON.stringify(redact(value).slice(0, 64));
   if (typeof value === "number" || typeof value === "boolean" || value == null) return String(value);
   return Array.isArray(value) ? "a list" : typeof value;

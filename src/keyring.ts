@@ -11,6 +11,7 @@ import {
 } from "./documents.js";
 import { KeystileError } from "./errors.js";
 import type { GroupCommit } from "./group-commit.js";
+import { invalid } from "./invalid-options.js";
 import { newKeyRecord } from "./key-record.js";
 import {
   type IssueInput,
@@ -25,7 +26,7 @@ import {
 import { isExpired, isTime } from "./policy.js";
 import { expireHolds, type QuotaStatus, quotaStatus } from "./quota.js";
 import type { Runtime } from "./runtime.js";
-import { digestsOf, generateSecret, hintOf } from "./secret.js";
+import { digestsOf, generateSecret, hintOf, isSecret } from "./secret.js";
 import type { Document, Write } from "./store.js";
 import type { StoreSession } from "./store-session.js";
 
@@ -63,7 +64,7 @@ export interface IssuedKey {
  * the change happened (`mayHaveHappened` says so). When a change has resolved, every process acts on it.
  */
 export interface Keyring {
-  /** Makes a key. Its secret is in the result and nowhere else. */
+  /** Makes a key, with a new secret or one made elsewhere. The secret is in the result and nowhere else. */
   issue(input?: IssueInput): Promise<IssuedKey>;
   get(keyId: string): Promise<KeyView | undefined>;
   /** Keys in order of their id, 1 to 1,000 a page (default 100); hand `next` in as `after` for the next page. */
@@ -106,16 +107,34 @@ export function keyring(
 ): Keyring {
   async function issue(input: IssueInput = {}): Promise<IssuedKey> {
     const now = await storeTime();
-    const { owner, kind, policy } = parseIssueInput(input, { onCrash: settings.onCrash }, now);
+    const {
+      owner,
+      kind,
+      secret: brought,
+      policy,
+    } = parseIssueInput(input, { onCrash: settings.onCrash }, now);
     const keyId = newKeyId(owner);
-    const prefix = settings.prefixes[kind];
-    const secret = generateSecret(prefix, runtime.randomBytes);
+    const prefix = brought === undefined ? settings.prefixes[kind] : await prefixOf(brought);
+    const secret = brought ?? generateSecret(prefix, runtime.randomBytes);
     const shown = { digest: digestOf(secret), hint: hintOf(secret) };
     const record = newKeyRecord({ owner, prefix, policy }, shown, now);
     // The key first: a secret without a key would be a fault, a key without a secret is nobody's.
     await create(keyWrite(keyId, 0, record));
-    await create(secretWrite(secret, keyId));
-    return { secret, key: viewOf(keyId, record, now) };
+    if (await create(secretWrite(secret, keyId))) return { secret, key: viewOf(keyId, record, now) };
+    await erase(keyDocumentId(keyId));
+    throw secretInUse();
+  }
+
+  /** The prefix of a secret made elsewhere. @throws KeystileError when it cannot be taken over */
+  async function prefixOf(secret: string): Promise<string> {
+    const prefixes = Object.values(settings.prefixes).sort((a, b) => b.length - a.length);
+    if (!isSecret(secret, prefixes)) {
+      throw invalid("key.secret", "expected a configured prefix, then 32 to 512 of A-Z a-z 0-9");
+    }
+    const digests = digestsOf(secret, settings.peppers);
+    const found = await Promise.all(digests.map((digest) => session.fetch(secretDocumentId(digest))));
+    if (found.some((document) => document !== undefined)) throw secretInUse();
+    return prefixes.find((prefix) => secret.startsWith(prefix)) as string;
   }
 
   async function rotate(keyId: string, options: { readonly graceMs?: number } = {}): Promise<IssuedKey> {
@@ -194,9 +213,12 @@ export function keyring(
     return record;
   }
 
-  /** Ids are random, so a document that is there already is ours: a copy of the request came first. */
-  async function create(write: Write): Promise<void> {
-    await session.write([[write]]);
+  /** Whether it is there now. A copy of the request that came first counts: a random id, or our key id, is only ours. */
+  async function create(write: Write): Promise<boolean> {
+    const [result] = await session.write([[write]]);
+    if (result?.written) return true;
+    const { keyId } = (result?.current[0]?.body ?? {}) as { keyId?: unknown };
+    return keyId === (write.set as { keyId?: unknown }).keyId;
   }
 
   async function erase(id: string): Promise<void> {
@@ -334,6 +356,13 @@ function assertVersion({ policyVersion }: KeyRecord, expected: number): void {
   throw new KeystileError(
     "policy_conflict",
     `The key was changed meanwhile: expected policyVersion ${expected}, found ${policyVersion}. Read it and try again.`,
+  );
+}
+
+function secretInUse(): KeystileError {
+  return new KeystileError(
+    "key_state",
+    "That secret belongs to a key already, or did before it was rotated.",
   );
 }
 

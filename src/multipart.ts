@@ -104,7 +104,7 @@ function endOfHead(part: Uint8Array): number | undefined {
 function parseHead(bytes: Uint8Array): ReadonlyMap<string, string> | undefined {
   const headers = new Map<string, string>();
   for (const line of decodeUtf8(bytes)?.split("\r\n") ?? [""]) {
-    const [, name, value] = /^([\w-]+):[ \t]*([^\p{Cc}]*)$/u.exec(line) ?? [];
+    const [, name, value] = /^([\w-]+): ?([^\p{Cc}]*)$/u.exec(line) ?? [];
     if (name === undefined || value === undefined || headers.has(name.toLowerCase())) return undefined;
     headers.set(name.toLowerCase(), value);
   }

@@ -98,6 +98,11 @@ export interface IssueInput extends PolicyInput {
   readonly owner?: string;
   /** Which prefix the secret gets. Default `standard`. */
   readonly kind?: keyof SecretPrefixes;
+  /**
+   * A secret made elsewhere, taken over as it is: one of the configured prefixes, then 32 to 512 of `A-Z a-z 0-9`.
+   * `kind` is that of its prefix then. Default: a new one.
+   */
+  readonly secret?: string;
 }
 
 /** The options of a running instance: complete, compiled. */
@@ -213,6 +218,7 @@ const issueInput = z.strictObject({
   ...policyShape,
   owner: text.optional(),
   kind: z.enum(["standard", "subscription"]).default("standard"),
+  secret: z.string().optional(),
 });
 
 /** @throws KeystileError `invalid_options` naming the path, what was received and what would be right. */
@@ -250,10 +256,15 @@ export function parseIssueInput(
   input: IssueInput,
   defaults: Pick<Policy, "onCrash">,
   now: number,
-): { readonly owner: string | undefined; readonly kind: keyof SecretPrefixes; readonly policy: Policy } {
-  const { owner, kind, ...fields } = parse(issueInput, input, "key");
+): {
+  readonly owner: string | undefined;
+  readonly kind: keyof SecretPrefixes;
+  readonly secret: string | undefined;
+  readonly policy: Policy;
+} {
+  const { owner, kind, secret, ...fields } = parse(issueInput, input, "key");
   const blank: Policy = { state: "active", expiresAtMs: null, limits: [], quota: null, ...defaults };
-  return { owner, kind, policy: applyPolicy(blank, fields, now) };
+  return { owner, kind, secret, policy: applyPolicy(blank, fields, now) };
 }
 
 /** A change of a policy, checked before it is needed; `null` takes a rule away. @throws KeystileError `invalid_options` */

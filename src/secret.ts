@@ -117,14 +117,6 @@ export function hintOf(secret: string): string {
   return secret.slice(-HINT_LENGTH);
 }
 
-/**
- * Masks everything in a text that looks like a secret with one of the default prefixes, also inside a longer
- * word: `sk-…` becomes `sk-***` and the last four characters. Masks too much rather than too little. Linear.
- */
-export function redact(text: string): string {
-  return text.replace(/(sk-(?:sub-)?)[A-Za-z0-9]{28,}([A-Za-z0-9]{4})/g, "$1***$2");
-}
-
 function randomCharacters(randomBytes: (count: number) => Uint8Array): string {
   let characters = "";
   for (let draw = 0; draw < MAX_DRAWS; draw++) {

@@ -4,14 +4,15 @@ import { type HeaderSource, headerValues } from "./credential.js";
  * The value of a JSON body that every reader understands alike; `undefined` when that cannot be told.
  *
  * It must be declared once as `application/json` or `application/…+json` in UTF-8, not be compressed, be UTF-8
- * without a byte order mark, be valid JSON, and hold no object, at any depth, in which a member occurs twice.
- * Never throws, at whatever depth of nesting; takes time linear in the length of the body.
+ * without a byte order mark, be valid JSON, and hold no object, at any depth, in which a member occurs twice; at the
+ * top not in another case either. Never throws, at whatever depth of nesting; linear in the length of the body.
  */
 export function parseJsonBody(headers: HeaderSource, body: Uint8Array): unknown {
   const contentType = plainContentType(headers);
   if (contentType === undefined || !isJson(contentType)) return undefined;
   const text = decodeUtf8(body);
-  return text === undefined ? undefined : parseStrictJson(text);
+  const value = text === undefined ? undefined : parseStrictJson(text);
+  return hasTwins(value) ? undefined : value;
 }
 
 /** The value of a JSON text in which no member occurs twice, however it is escaped; `undefined` for any other. */
@@ -45,6 +46,17 @@ export function decodeUtf8(bytes: Uint8Array): string | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** A name as the most careless parsers see it: any case, with the long s and the Kelvin sign, and cut at a NUL. */
+export function foldName(name: string): string {
+  return `${name.split("\0", 1)}`.toUpperCase().toLowerCase();
+}
+
+function hasTwins(value: unknown): boolean {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return false;
+  const names = Object.keys(value);
+  return new Set(names.map(foldName)).size < names.length;
 }
 
 /** The colons outside strings of a text that is known to be JSON: one for each member of each object. */

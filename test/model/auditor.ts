@@ -161,9 +161,13 @@ export function createAuditor(account: Account) {
 
   /** What is used and promised never grows past the quota, except by costs above their estimates. */
   function judgeTotal(track: KeyTrack, before: Body, after: Body, writer: string): void {
-    // Of two quotas set in one write the store only shows the later one.
-    const isBetween = after.policy.quota !== null && editsOf(writer, track.id).running > 1;
-    const quota = isBetween ? track.highestQuota : after.policy.quota;
+    // Requests before a new quota in the same write had the old one; of two new ones the store shows the later.
+    const { running } = editsOf(writer, track.id);
+    const former = running > 1 ? track.highestQuota : (before.policy.quota ?? Number.POSITIVE_INFINITY);
+    const quota =
+      after.policy.quota === null || running === 0
+        ? after.policy.quota
+        : Math.max(former, after.policy.quota);
     // A key that gives back what crashed processes held is outside the promise once that has happened.
     if (quota === null || track.isReleased) return;
     const total = amount(after.used) + heldBy(after);

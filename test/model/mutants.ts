@@ -49,7 +49,7 @@ export const MUTANTS: readonly Mutant[] = [
     find: "if (isUndone) postUndo(",
     replace: 'if (isUndone && task.state !== "given up") postUndo(',
     profiles: ["lossy"],
-    caughtBy: ["no-stuck-hold"],
+    caughtBy: BOOKS,
   },
   {
     name: "allowed before it is written",
@@ -207,12 +207,12 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: ["allowance-is-right"],
   },
   {
-    name: "a clock that was wrong is not noticed",
+    name: "what was decided by a wrong clock is kept",
     file: "live-document.ts",
-    find: "> MAX_CLOCK_ERROR_MS;",
-    replace: "> Number.POSITIVE_INFINITY;",
+    find: "const isUnsound = wasDecidedByWrongTime(attempt) || session.now() >= attempt.holdUntilMs;",
+    replace: "const isUnsound = false;",
     profiles: ["clocks"],
-    caughtBy: ["never-too-fast", "refusal-is-right", "allowance-is-right"],
+    caughtBy: ["never-too-fast", "refusal-is-right", "allowance-is-right", "allowances-are-held"],
   },
   {
     name: "buckets drain twice as fast",
@@ -221,5 +221,31 @@ export const MUTANTS: readonly Mutant[] = [
     replace: "bucket.level - 2 * elapsedMs * limit.requests",
     profiles: ["calm"],
     caughtBy: ["buckets-are-kept", "never-too-fast"],
+  },
+  {
+    name: "the cache drops the document it hands out",
+    file: "group-commit.ts",
+    find: "    documents.set(keyId, document);\n    return document;",
+    replace:
+      "    documents.set(keyId, document);\n    if (documents.size > cacheSize) evict();\n    return document;",
+    profiles: ["pauses", "hours", "lossy"],
+    caughtBy: [...BOOKS, "store-contract", "documents-are-sound"],
+  },
+  {
+    name: "a doubled create counts as taken by somebody else",
+    file: "keyring.ts",
+    find: "    await session.write([[write]]);\n",
+    replace:
+      "    const [result] = await session.write([[write]]);\n    if (!result?.written) throw new Error();\n",
+    profiles: ["lossy", "churn"],
+    caughtBy: ["fault-has-a-reason"],
+  },
+  {
+    name: "allowed after the instance has settled what was open",
+    file: "authorizer.ts",
+    find: 'if (closing !== "drained") return decision;',
+    replace: "if (decision) return decision;",
+    profiles: ["slow", "outages", "lossy"],
+    caughtBy: BOOKS,
   },
 ];

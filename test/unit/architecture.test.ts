@@ -20,15 +20,30 @@ const LAYERS: readonly (readonly string[])[] = [
     "key-record",
     "http",
     "body",
+    "strict-json",
+    "multipart",
+    "request-path",
+    "request-models",
+    "redact",
   ],
-  ["store-session", "live-document", "group-commit", "authorizer", "keyring", "keystile"],
+  [
+    "store-session",
+    "live-document",
+    "group-commit",
+    "authorizer",
+    "keyring",
+    "keystile",
+    "guard",
+    "exchange",
+  ],
   ["index"],
 ];
 
 /** What an edge may import at run time. Types may come from anywhere: they leave nothing behind. */
 const EDGES: Readonly<Record<string, (target: string) => boolean>> = {
   stores: (target) => layerOf(target) === 0,
-  adapters: (target) => layerOf(target) === 0 || target === "http" || target === "body",
+  adapters: (target) =>
+    layerOf(target) === 0 || ["http", "body", "strict-json", "guard", "exchange"].includes(target),
   testing: (target) => layerOf(target) < 2 || target.startsWith("testing/"),
 };
 

@@ -1,13 +1,15 @@
-import { Hono } from "hono";
+import { type Context, Hono } from "hono";
 import { cors } from "hono/cors";
 import { timeout } from "hono/timeout";
 import { describe, expect, test } from "vitest";
-import { type GuardOptions, type KeystileEnv, keystile } from "../../src/adapters/hono.js";
+import { type GuardOptions as AnyGuardOptions, type KeystileEnv, keystile } from "../../src/adapters/hono.js";
 import type { Admission, Allowed, Arrival, Decision, Identified, Refused } from "../../src/authorizer.js";
 import { KeystileError } from "../../src/errors.js";
 import type { Keystile } from "../../src/keystile.js";
 import type { LimitStatus } from "../../src/limits.js";
 import { type Reason, refuse } from "../../src/refusal.js";
+
+type GuardOptions = AnyGuardOptions<Context>;
 
 const limits: readonly LimitStatus[] = [{ unit: "requests", limit: 10, remaining: 9, resetAtMs: 5_000 }];
 const rateHeaders = { "x-ratelimit-limit": "10", "x-ratelimit-remaining": "9", "x-ratelimit-reset": "5" };
@@ -58,7 +60,7 @@ function scriptedGate({ identify, admit, end = async () => {} }: Script = {}) {
   };
 
   const gate: Keystile = {
-    realm: "scripted",
+    wire: { realm: "scripted", codes: "full" },
     get keys(): never {
       throw new Error("The guard has no business with the keyring.");
     },
@@ -166,9 +168,10 @@ describe("the way in", () => {
     ["a model that is no text", post({ model: 7 }), undefined],
     ["a body that is no object", post([{ model: "a" }]), undefined],
     ["null", post("null"), undefined],
-    ["no JSON", post("model=a", "application/x-www-form-urlencoded"), undefined],
+    ["a form", post("model=a", "application/x-www-form-urlencoded"), "a"],
+    ["text", post('{"model":"a"}', "text/plain"), undefined],
     ["a model twice", post('{"model":"a","model":"b"}'), undefined],
-    ["an empty model", post({ model: "" }), ""],
+    ["an empty model", post({ model: "" }), undefined],
   ])("%s: the model", async (_, init, model) => {
     const { app, admissions } = guarded(ok);
     await app.request("/", init);
@@ -214,6 +217,8 @@ describe("the way in", () => {
     [{ model: "gpt" }, "options.model"],
     [{ address: "127.0.0.1" }, "options.address"],
     [{ costs: 1 }, "options.costs: expected no such option"],
+    [{ scopes: "admin" }, "options.scopes: expected a list of texts, or a function, received admin."],
+    [{ scopes: [1] }, "options.scopes"],
   ])("options %j throw when it is mounted", (options, message) => {
     expect(() => keystile(scriptedGate().gate, options as GuardOptions)).toThrow(message);
   });

@@ -1,5 +1,9 @@
 import { describe, expect, test } from "vitest";
 import {
+  type Answer,
+  type ErrorForm,
+  errorForm,
+  filterModelList,
   MAX_REALM_LENGTH,
   newRequestId,
   rateLimitHeaders,
@@ -13,8 +17,18 @@ import { REFUSALS, type Reason, type Refusal, refuse } from "../../src/refusal.j
 const reasons = Object.keys(REFUSALS) as Reason[];
 const requestId = "req_0123456789abcdef0123456789abcdef";
 
-function render(refusal: Refusal, limits: readonly LimitStatus[] = [], realm = "api") {
-  return renderRefusal({ refusal, limits }, { requestId, realm });
+function render(
+  refusal: Refusal,
+  { limits = [], realm = "api", codes = "full", form = "common" }: Rendering = {},
+): Answer {
+  return renderRefusal({ refusal, limits }, { requestId, wire: { realm, codes }, form });
+}
+
+interface Rendering {
+  readonly limits?: readonly LimitStatus[];
+  readonly realm?: string;
+  readonly codes?: "full" | "folded";
+  readonly form?: ErrorForm;
 }
 
 function limit(remaining: number, of: number, resetAtMs = 1_000): LimitStatus {
@@ -96,17 +110,75 @@ describe("renderRefusal", () => {
     ["r".repeat(MAX_REALM_LENGTH), "r".repeat(MAX_REALM_LENGTH)],
     ["r".repeat(MAX_REALM_LENGTH + 1), "r".repeat(MAX_REALM_LENGTH)],
   ])("realm %j", (realm, shown) => {
-    const answer = render(refuse("credential_missing"), [], realm);
+    const answer = render(refuse("credential_missing"), { realm });
     expect(answer.headers["WWW-Authenticate"]).toBe(`Bearer realm="${shown}"`);
     expect(() => new Headers(answer.headers)).not.toThrow();
   });
 
   test("it carries the limits of the key", () => {
-    expect(render(refuse("rate_limited"), [limit(0, 5, 1_500)]).headers).toMatchObject({
+    expect(render(refuse("rate_limited"), { limits: [limit(0, 5, 1_500)] }).headers).toMatchObject({
       "X-RateLimit-Limit": "5",
       "X-RateLimit-Remaining": "0",
       "X-RateLimit-Reset": "2",
     });
+  });
+});
+
+describe("folded codes", () => {
+  test.each(reasons)("%s", (reason) => {
+    const folded = render(refuse(reason), { codes: "folded" });
+    const expected = REFUSALS[reason][0] === 403 ? refuse("rule_refused") : refuse(reason);
+    expect(folded).toEqual(render(expected));
+  });
+});
+
+describe("the form of an error", () => {
+  test.each<[ErrorForm, string, string | undefined]>([
+    ["common", "/v1/chat/completions", undefined],
+    ["common", "/v1/chat/completions", "*/*"],
+    ["common", "/", "application/json, application/problem+xml"],
+    ["common", "/", "application/problem+jsonx"],
+    ["problem", "/", "application/problem+json"],
+    ["problem", "/", "application/json;q=0.5, Application/Problem+JSON;q=1"],
+    ["problem", "/v1beta/models/m:generateContent", "application/json,application/problem+json"],
+    ["gemini", "/v1beta/models/m:generateContent", undefined],
+    ["gemini", "/v1/models/m:countTokens?alt=sse", undefined],
+    ["gemini", "/v1beta/tunedModels/m:streamGenerateContent", undefined],
+    ["gemini", "/google/v1beta/models/m:generateContent", undefined],
+    ["common", "/v1/models/m", undefined],
+    ["common", "/v1/chat?x=/v1/models/m:generateContent", undefined],
+    ["common", "/v1/models/m:generateContent/operations", undefined],
+  ])("%s: %s, accept %s", (form, url, accept) => {
+    expect(errorForm(url, accept === undefined ? {} : { Accept: accept })).toBe(form);
+  });
+
+  test.each(reasons)("%s for Gemini", (reason) => {
+    const { status, message } = refuse(reason);
+    const names = { 401: "UNAUTHENTICATED", 402: "FAILED_PRECONDITION", 403: "PERMISSION_DENIED" };
+    const name = status === 429 ? "RESOURCE_EXHAUSTED" : names[status];
+    const answer = render(refuse(reason), { form: "gemini" });
+    expect(answer).toMatchObject({ status, headers: { "Content-Type": "application/json" } });
+    expect(JSON.parse(answer.body)).toEqual({ error: { code: status, message, status: name } });
+  });
+
+  test.each(reasons)("%s as problem details", (reason) => {
+    const { status, code, message } = refuse(reason);
+    const answer = render(refuse(reason), { form: "problem" });
+    expect(answer).toMatchObject({ status, headers: { "Content-Type": "application/problem+json" } });
+    expect(JSON.parse(answer.body)).toEqual({
+      type: "about:blank",
+      title: expect.stringMatching(/^[A-Z][A-Za-z ]+$/),
+      status,
+      detail: message,
+      code,
+      ...(reason.startsWith("model_") && { param: "model" }),
+      request_id: requestId,
+    });
+  });
+
+  test("of a fault", () => {
+    expect(JSON.parse(renderFault({ requestId, form: "gemini" }).body).error.status).toBe("UNAVAILABLE");
+    expect(JSON.parse(renderFault({ requestId, form: "problem" }).body).title).toBe("Service Unavailable");
   });
 });
 
@@ -162,8 +234,78 @@ test("request ids are random and fit a header", () => {
   for (const id of ids) expect(id).toMatch(/^req_[0-9a-f]{32}$/);
 });
 
-test("stripCredentials copies all but the two credential fields", () => {
-  const headers = new Headers({ Authorization: "Bearer a", "X-API-Key": "b", accept: "*/*" });
-  expect([...stripCredentials(headers)]).toEqual([["accept", "*/*"]]);
-  expect([...headers.keys()]).toEqual(["accept", "authorization", "x-api-key"]);
+describe("stripCredentials", () => {
+  const fields = [
+    ["Authorization", "Bearer a"],
+    ["X-API-Key", "b"],
+    ["Accept", "*/*"],
+    ["api-key", "c"],
+    ["x-goog-api-key", "d"],
+    ["Sec-WebSocket-Protocol", "realtime, openai-insecure-api-key.e, openai-organization.o"],
+    ["authorization", "Bearer second"],
+  ] as const;
+  const kept = [
+    ["Accept", "*/*"],
+    ["Sec-WebSocket-Protocol", "realtime, openai-organization.o"],
+  ] as const;
+
+  test("of fetch", () => {
+    const headers = new Headers(fields.map(([name, value]): [string, string] => [name, value]));
+    const before = [...headers];
+    expect([...stripCredentials(headers)]).toEqual(kept.map(([name, value]) => [name.toLowerCase(), value]));
+    expect([...headers]).toEqual(before);
+  });
+
+  test("of Node, raw", () => {
+    expect(stripCredentials(Object.freeze(fields.flat()))).toEqual(kept.flat());
+  });
+
+  test("of Node, by name", () => {
+    const headers = Object.freeze({ ...Object.fromEntries(fields), "set-cookie": ["a", "b"] });
+    expect(stripCredentials(headers)).toEqual({ ...Object.fromEntries(kept), "set-cookie": ["a", "b"] });
+    expect(stripCredentials({ "x-api-key": ["a", "b"], host: undefined })).toEqual({ host: undefined });
+  });
+
+  test("a subprotocol that is nothing but the key goes as a whole", () => {
+    expect(stripCredentials(["sec-websocket-protocol", " openai-insecure-api-key.e"])).toEqual([]);
+  });
+});
+
+describe("filterModelList", () => {
+  const decision = { canUseModel: (model: string) => model.startsWith("gpt-") };
+
+  test("of OpenAI", () => {
+    const list = {
+      object: "list",
+      data: [{ id: "gpt-5", owned_by: "a" }, { id: "claude-5" }, { id: "gpt-6" }],
+    };
+    const expected = { object: "list", data: [{ id: "gpt-5", owned_by: "a" }, { id: "gpt-6" }] };
+    expect(filterModelList(Object.freeze(list), decision)).toEqual(expected);
+  });
+
+  test("of Anthropic, whose first and last ids name no other model", () => {
+    const list = { data: [{ id: "claude-5" }, { id: "gpt-5" }], first_id: "claude-5", last_id: "gpt-5" };
+    expect(filterModelList(list, decision)).toEqual({
+      data: [{ id: "gpt-5" }],
+      first_id: "gpt-5",
+      last_id: "gpt-5",
+    });
+    const none = filterModelList({ data: [{ id: "claude-5" }], first_id: "claude-5" }, decision);
+    expect(none).toEqual({ data: [], first_id: null, last_id: null });
+  });
+
+  test("of Gemini", () => {
+    const list = { models: [{ name: "models/gpt-5" }, { name: "models/gemini" }], nextPageToken: "t" };
+    expect(filterModelList(list, decision)).toEqual({
+      models: [{ name: "models/gpt-5" }],
+      nextPageToken: "t",
+    });
+  });
+
+  test("entries that are no models are not shown, and what is no list stays as it is", () => {
+    expect(filterModelList({ data: [null, 7, {}, { id: 7 }] as unknown[] }, decision)).toEqual({ data: [] });
+    for (const other of [null, "text", 7, [], { error: {} }]) {
+      expect(filterModelList(other, decision)).toBe(other);
+    }
+  });
 });

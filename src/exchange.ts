@@ -1,0 +1,141 @@
+import type { Allowed } from "./authorizer.js";
+import { joinBytes } from "./body.js";
+import type { Arriving, Guard, ReadBody } from "./guard.js";
+import type { Answer } from "./http.js";
+
+/** What is used of a request of Node's `http`: no type of a framework, so that none has to be installed. */
+export interface NodeRequest {
+  readonly method?: string | undefined;
+  readonly url?: string | undefined;
+  readonly rawHeaders: readonly string[];
+  readonly headers: { readonly "content-length"?: string | undefined };
+  readonly socket: { readonly remoteAddress?: string | undefined };
+  readonly complete: boolean;
+  readonly destroyed: boolean;
+  readonly readableEnded: boolean;
+  readonly readableLength: number;
+  read(): unknown;
+  unshift(chunk: Uint8Array): void;
+  resume(): unknown;
+  on(event: string, listener: () => void): unknown;
+  off(event: string, listener: () => void): unknown;
+}
+
+/** What is used of its response. */
+export interface NodeResponse {
+  statusCode: number;
+  readonly headersSent: boolean;
+  readonly destroyed: boolean;
+  setHeader(name: string, value: string): unknown;
+  end(body: string): unknown;
+  on(event: string, listener: () => void): unknown;
+}
+
+/** How an adapter hands in one request of a Node server. */
+export interface Exchange<R> extends Arriving<R> {
+  readonly incoming: NodeRequest;
+  readonly response: NodeResponse;
+  /** Reads the body where not just the bytes of the socket count. */
+  readonly read?: (maxBytes: number) => Promise<ReadBody>;
+  /** Gives the answer, and sets headers, where the framework wants to know of them. */
+  readonly send?: (answer: Answer) => unknown;
+  readonly setHeader?: (name: string, value: string) => unknown;
+}
+
+const CLIENT_GONE: unique symbol = Symbol("The client went away while its body was read.");
+
+/**
+ * Takes a request of a Node server through a guard. The decision, if the handler is to run; its end is seen to. Else
+ * there is nothing left to do: the answer was given, or the client went away.
+ *
+ * @throws what the functions in the options throw; nothing is held then
+ */
+export async function passExchange<R>(guard: Guard<R>, exchange: Exchange<R>): Promise<Allowed | undefined> {
+  const { incoming, response } = exchange;
+  const {
+    read = async (maxBytes) => ({ bytes: await peekBody(incoming, maxBytes) }),
+    send = (answer) => respond(response, answer),
+    setHeader = (name, value) => response.setHeader(name, value),
+  } = exchange;
+  // What nobody has read by then would keep the next request on this connection waiting.
+  response.on("close", () => void incoming.resume());
+
+  const arrived = await guard.arrive(exchange);
+  const admitted = arrived.answer ? arrived : await arrived.admit(read).catch(orGone);
+  if (admitted === CLIENT_GONE) return undefined;
+  if (admitted.answer !== undefined) {
+    if (!response.destroyed) await send(admitted.answer);
+    return undefined;
+  }
+  const { decision, headers, end } = admitted;
+  if (response.destroyed) {
+    end("failed");
+    return undefined;
+  }
+  for (const [name, value] of Object.entries(headers)) setHeader(name, value);
+  const over = (): void => end(response.headersSent && response.statusCode >= 400 ? "failed" : "done");
+  response.on("finish", over);
+  response.on("close", over);
+  return decision;
+}
+
+/**
+ * Reads a body and puts it back, so that whoever comes next finds the stream as it was: a parser, an upload, a proxy.
+ * `undefined` when it is longer than `maxBytes`; not much more than that is ever kept.
+ */
+export function peekBody(incoming: NodeRequest, maxBytes: number): Promise<Uint8Array | undefined> {
+  return new Promise((resolve, reject) => {
+    const chunks: Uint8Array[] = [];
+    let size = 0;
+
+    function stop(): void {
+      incoming.off("readable", onReadable);
+      incoming.off("end", onEnd);
+      incoming.off("close", onClose);
+    }
+    /** Before the stream notices that it is empty: from its `end` on nothing can be put back. */
+    function putBack(bytes: Uint8Array | undefined): void {
+      stop();
+      for (const chunk of chunks.reverse()) incoming.unshift(chunk);
+      resolve(bytes);
+    }
+    function onReadable(): void {
+      // Asked first, because to read of nothing lets a stream end.
+      while (incoming.readableLength > 0) {
+        const chunk = incoming.read() as Uint8Array | null;
+        if (chunk === null) return;
+        chunks.push(chunk);
+        size += chunk.byteLength;
+      }
+      if (size > maxBytes) putBack(undefined);
+      else if (incoming.complete) putBack(joinBytes(chunks));
+    }
+    /** HTTP/2 does not tell that a body is complete until it has ended. */
+    function onEnd(): void {
+      stop();
+      resolve(joinBytes(chunks));
+    }
+    function onClose(): void {
+      stop();
+      reject(CLIENT_GONE);
+    }
+
+    if (incoming.destroyed && !incoming.readableEnded) return reject(CLIENT_GONE);
+    if (incoming.complete && incoming.readableLength === 0) return resolve(new Uint8Array());
+    if (Number(incoming.headers["content-length"]) > maxBytes) return resolve(undefined);
+    incoming.on("end", onEnd);
+    incoming.on("close", onClose);
+    incoming.on("readable", onReadable);
+  });
+}
+
+function orGone(error: unknown): typeof CLIENT_GONE {
+  if (error !== CLIENT_GONE) throw error;
+  return CLIENT_GONE;
+}
+
+function respond(response: NodeResponse, { status, headers, body }: Answer): void {
+  response.statusCode = status;
+  for (const [name, value] of Object.entries(headers)) response.setHeader(name, value);
+  response.end(body);
+}
