@@ -10,7 +10,8 @@ export interface NodeRequest {
   readonly rawHeaders: readonly string[];
   readonly headers: { readonly "content-length"?: string | undefined };
   readonly socket: { readonly remoteAddress?: string | undefined };
-  readonly complete: boolean;
+  /** Missing in requests that are injected in tests. */
+  readonly complete?: boolean;
   readonly destroyed: boolean;
   readonly readableEnded: boolean;
   readonly readableLength: number;
@@ -64,11 +65,11 @@ export async function passExchange<R>(guard: Guard<R>, exchange: Exchange<R>): P
   const admitted = arrived.answer ? arrived : await arrived.admit(read).catch(orGone);
   if (admitted === CLIENT_GONE) return undefined;
   if (admitted.answer !== undefined) {
-    if (!response.destroyed) await send(admitted.answer);
+    if (!isTaken(response)) await send(admitted.answer);
     return undefined;
   }
   const { decision, headers, end } = admitted;
-  if (response.destroyed) {
+  if (isTaken(response)) {
     end("failed");
     return undefined;
   }
@@ -108,9 +109,9 @@ export function peekBody(incoming: NodeRequest, maxBytes: number): Promise<Uint8
         size += chunk.byteLength;
       }
       if (size > maxBytes) putBack(undefined);
-      else if (incoming.complete) putBack(joinBytes(chunks));
+      else if (isReceived(incoming)) putBack(joinBytes(chunks));
     }
-    /** HTTP/2 does not tell that a body is complete until it has ended. */
+    /** Only if the end comes as a surprise: then the bytes are known, but cannot be put back. */
     function onEnd(): void {
       stop();
       resolve(joinBytes(chunks));
@@ -121,7 +122,7 @@ export function peekBody(incoming: NodeRequest, maxBytes: number): Promise<Uint8
     }
 
     if (incoming.destroyed && !incoming.readableEnded) return reject(CLIENT_GONE);
-    if (incoming.complete && incoming.readableLength === 0) return resolve(new Uint8Array());
+    if (isReceived(incoming) && incoming.readableLength === 0) return resolve(new Uint8Array());
     if (Number(incoming.headers["content-length"]) > maxBytes) return resolve(undefined);
     incoming.on("end", onEnd);
     incoming.on("close", onClose);
@@ -129,9 +130,23 @@ export function peekBody(incoming: NodeRequest, maxBytes: number): Promise<Uint8
   });
 }
 
+/**
+ * Whether nothing more will come, though it may not have been read. HTTP/2, and requests that are injected in tests,
+ * tell it by their stream only.
+ */
+function isReceived(incoming: NodeRequest): boolean {
+  const { _readableState: state } = incoming as { readonly _readableState?: { readonly ended?: boolean } };
+  return incoming.complete === true || state?.ended === true;
+}
+
 function orGone(error: unknown): typeof CLIENT_GONE {
   if (error !== CLIENT_GONE) throw error;
   return CLIENT_GONE;
+}
+
+/** Whether the client is gone, or somebody else has answered, as a timeout in front of the guard may do. */
+function isTaken({ destroyed, headersSent }: NodeResponse): boolean {
+  return destroyed || headersSent;
 }
 
 function respond(response: NodeResponse, { status, headers, body }: Answer): void {

@@ -1,7 +1,7 @@
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import type { Allowed } from "../authorizer.js";
 import { passExchange } from "../exchange.js";
-import { createGuard, type GuardOptions } from "../guard.js";
+import { createGuard, type Guard, type GuardOptions } from "../guard.js";
 import type { Keystile } from "../keystile.js";
 
 export type { Allowed } from "../authorizer.js";
@@ -41,7 +41,14 @@ export function keystile(
   { gate, ...options }: PluginOptions,
   done: (error?: Error) => void,
 ): void {
-  const guard = createGuard(gate, options);
+  let guard: Guard<FastifyRequest>;
+  try {
+    guard = createGuard(gate, options);
+  } catch (error) {
+    // Thrown, it would end the process.
+    done(error as Error);
+    return;
+  }
   app.decorateRequest("keystile", null as unknown as Allowed);
 
   app.addHook("onRequest", async (request, reply) => {

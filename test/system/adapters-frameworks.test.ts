@@ -1,7 +1,9 @@
+import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createServer, type RequestListener, type Server } from "node:http";
 import { connect as connectHttp2, createServer as createHttp2Server } from "node:http2";
 import { connect } from "node:net";
+import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import express, { type RequestHandler } from "express";
 // @ts-expect-error There are types of one version only.
@@ -198,6 +200,20 @@ describe.each([
     await expectQuota(open, 0);
   });
 
+  test("somebody in front of it who answers first: the handler does not run, nothing is charged", async () => {
+    delayMs = 80;
+    const handled = vi.fn();
+    const app = createApp().use((_request, response, next) => {
+      setTimeout(() => response.status(504).end(), 30);
+      next();
+    });
+    const port = await serve(app.use(expressKeystile(gate)).use(handled));
+    expect((await post(port, { key: open, body: "{}" })).status).toBe(504);
+    await new Promise((resolve) => setTimeout(resolve, 150));
+    expect(handled).not.toHaveBeenCalled();
+    await expectQuota(open, 0);
+  });
+
   test("decisionOf a request that no guard has seen", () => {
     expect(() => decisionOf({})).toThrow(TypeError);
   });
@@ -335,3 +351,43 @@ test("node:http2: a body is judged; what came of it ends as elsewhere", async ()
   client.close();
   server.close();
 });
+
+test.each(["express", "fastify", "hono", "node-http"])(
+  "the lines that examples/%s prints do as they say",
+  async (name) => {
+    const program = join(import.meta.dirname, `../../examples/${name}/server.ts`);
+    const child = spawn(process.execPath, [program], { env: { ...process.env, PORT: "0" } });
+    try {
+      let printed = "";
+      child.stdout.on("data", (text) => {
+        printed += text;
+      });
+      await vi.waitFor(() => expect(printed).toContain("curl -i"), 10_000);
+      const secret = /API_KEY=(\S+)/.exec(printed)?.[1] ?? "";
+      const calls =
+        printed
+          .replaceAll("\\\n", " ")
+          .replaceAll("$API_KEY", secret)
+          .match(/curl .*/g) ?? [];
+      const answers = await Promise.all(
+        calls.map(async (line) => {
+          const [, url = ""] = /(http:\S+)/.exec(line) ?? [];
+          const body = /-d '(.*)'/.exec(line)?.[1];
+          const fields = [...line.matchAll(/-H "([^:]+): ([^"]+)"/g)].map(([, field = "", value = ""]) => [
+            field,
+            value,
+          ]);
+          const headers = Object.fromEntries(fields) as Record<string, string>;
+          const response = await fetch(url, { headers, ...(body !== undefined && { method: "POST", body }) });
+          return [response.status, (await response.json()) as { data?: { id: string }[] }] as const;
+        }),
+      );
+      expect(answers.map(([status]) => status)).toEqual([200, 200, 403]);
+      expect(answers[0]?.[1]).toMatchObject({ choices: [{ message: { role: "assistant" } }] });
+      expect(answers[1]?.[1].data?.map(({ id }) => id)).toEqual(["gpt-demo", "gpt-demo-mini"]);
+      expect(answers[2]?.[1]).toMatchObject({ error: { code: "model_access_denied" } });
+    } finally {
+      child.kill("SIGKILL");
+    }
+  },
+);
