@@ -223,7 +223,8 @@ export function liveDocument(keyId: string, surroundings: Surroundings): LiveDoc
     }
     // The winner of a contended document lets others pass; losers retry at once. Without this, one starves.
     const pauseMs = lostRaces > 0 ? runtime.random() * MAX_PAUSE_ROUND_TRIPS * session.roundTripMs() : 0;
-    resumeAtMs = runtime.monotonicMs() + pauseMs;
+    // Bounded, because the last round trip may have been that of a process that stood still.
+    resumeAtMs = runtime.monotonicMs() + Math.min(pauseMs, storeTimeoutMs / 10);
     lostRaces = 0;
     happened(attempt);
   }

@@ -4,9 +4,9 @@ import type { Document, ListQuery, Store, Write, WriteResult } from "./store.js"
 
 /** The store as one process sees it: with a time-out, a clock, and reads that share a call. */
 export interface StoreSession {
-  /** Store time now: the last one heard plus monotonic time since that call was sent. Integer milliseconds. */
+  /** Store time now: what replies have told, plus monotonic time since. Integer milliseconds. */
   now(): number;
-  /** Whether store time was last heard more than 10 s ago, or never. */
+  /** Whether store time was last heard, within a second, more than 10 s ago, or never. */
   isStale(): boolean;
   /** How long the last write took, in milliseconds. */
   roundTripMs(): number;
@@ -20,6 +20,9 @@ export interface StoreSession {
 /** Store time older than this is refreshed before it decides anything. */
 const STALE_AFTER_MS = 10_000;
 
+/** A call that took longer does not refresh it. */
+const MAX_UNCERTAINTY_MS = 1_000;
+
 /** Ids in one shared read. */
 const READ_BATCH = 500;
 
@@ -31,6 +34,7 @@ const READ_BATCH = 500;
 export function storeSession(store: Store, runtime: Runtime, storeTimeoutMs: number): StoreSession {
   let storeMs = 0;
   let heardAtMs = Number.NEGATIVE_INFINITY;
+  let certainAtMs = Number.NEGATIVE_INFINITY;
   let roundTripMs = 0;
 
   async function inTime<T>(invoke: () => Promise<T>): Promise<T> {
@@ -54,20 +58,23 @@ export function storeSession(store: Store, runtime: Runtime, storeTimeoutMs: num
     return reply;
   }
 
-  /** Replies may overtake each other; the call sent last knows best. */
+  /**
+   * A reply proves that store time now is at least what it says, and at most that plus the time the call took. Within
+   * that, what was known runs on: a slow call says little, and must not undo what quicker ones said.
+   */
   function hear(now: number, sentAtMs: number): void {
     if (!Number.isSafeInteger(now)) {
       throw new KeystileError(
         "store_unavailable",
         `The store's clock says ${now}, not integer milliseconds.`,
-        {
-          mayHaveHappened: true,
-        },
       );
     }
-    if (sentAtMs < heardAtMs) return;
-    storeMs = now;
-    heardAtMs = sentAtMs;
+    const atMs = runtime.monotonicMs();
+    const tookMs = atMs - sentAtMs;
+    const runOn = Number.isFinite(heardAtMs) ? storeMs + (atMs - heardAtMs) : now;
+    storeMs = Math.min(Math.max(runOn, now), now + tookMs);
+    heardAtMs = atMs;
+    if (tookMs <= MAX_UNCERTAINTY_MS) certainAtMs = atMs;
   }
 
   async function read(ids: readonly string[]): Promise<ReadonlyMap<string, Document>> {
@@ -83,8 +90,8 @@ export function storeSession(store: Store, runtime: Runtime, storeTimeoutMs: num
   }
 
   return {
-    now: () => storeMs + Math.floor(runtime.monotonicMs() - heardAtMs),
-    isStale: () => runtime.monotonicMs() - heardAtMs > STALE_AFTER_MS,
+    now: () => Math.floor(storeMs + runtime.monotonicMs() - heardAtMs),
+    isStale: () => runtime.monotonicMs() - certainAtMs > STALE_AFTER_MS,
     roundTripMs: () => roundTripMs,
     fetch: sharedReads(read),
     read,

@@ -25,7 +25,7 @@ export const MUTANTS: readonly Mutant[] = [
     find: "nextSeq: () => ++lastSeq,",
     replace: "nextSeq: () => (lastSeq ||= 1),",
     profiles: ["lossy", "crashes"],
-    caughtBy: [...BOOKS, "allowances-are-held", "documents-are-sound"],
+    caughtBy: [...BOOKS, "allowances-are-held", "documents-are-sound", "edits-are-stored"],
   },
   {
     name: "an unanswered attempt counts as lost before the version has passed",
@@ -33,7 +33,7 @@ export const MUTANTS: readonly Mutant[] = [
     find: "if (unanswered.every(({ write }) => write.expected >= document.version)) return;",
     replace: "",
     profiles: ["lossy", "outages"],
-    caughtBy: [...BOOKS, "allowances-are-held", "documents-are-sound"],
+    caughtBy: [...BOOKS, "allowances-are-held", "documents-are-sound", "edits-are-stored"],
   },
   {
     name: "a lost race is believed, though a copy of the request may have won",
@@ -234,11 +234,10 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "a doubled create counts as taken by somebody else",
     file: "keyring.ts",
-    find: "    await session.write([[write]]);\n",
-    replace:
-      "    const [result] = await session.write([[write]]);\n    if (!result?.written) throw new Error();\n",
+    find: "return keyId === (write.set as { keyId?: unknown }).keyId;",
+    replace: "return keyId === undefined;",
     profiles: ["lossy", "churn"],
-    caughtBy: ["fault-has-a-reason"],
+    caughtBy: ["fault-has-a-reason", "calls-succeed-in-the-end"],
   },
   {
     name: "allowed after the instance has settled what was open",
