@@ -6,8 +6,6 @@ import { isRequestLimit } from "./subject.js";
 /** How long a collected entry can still be corrected. */
 const MEMORY_MS = 3_600_000;
 
-export type Auditor = ReturnType<typeof createAuditor>;
-
 /**
  * Holds every state of the true store against the account.
  *

@@ -57,8 +57,6 @@ const MOST_KEYS = 8;
 /** Secret, key, the write before its own, its own: each may end in silence, and be waited for behind another. */
 const MOST_TIMEOUTS = 12;
 
-export type Workload = ReturnType<typeof createWorkload>;
-
 /** The people and programs that use the keys: requests and their ends, edits and their outcomes. */
 export function createWorkload({ random, scenario, timeline, clock, oracle, running, fail }: World) {
   const { nowMs, step, note, schedule } = timeline;
