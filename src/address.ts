@@ -98,6 +98,20 @@ export function inRanges(ranges: Ranges, address: Address | undefined): boolean 
 }
 
 /**
+ * The client's address as a single-value header of trusted proxies tells it; of any other peer, the peer's own. From a
+ * trusted proxy that does not tell exactly one readable address, it is unknown. Never throws.
+ */
+export function namedAddress(
+  peer: unknown,
+  values: readonly string[],
+  trusted: Ranges | undefined,
+): Address | undefined {
+  const address = parseAddress(peer);
+  if (trusted === undefined || !inRanges(trusted, address)) return address;
+  return values.length === 1 ? parseAddress(values[0]) : undefined;
+}
+
+/**
  * The address a request comes from: the peer of the socket or, if that is a trusted proxy, the first address
  * not trusted in the `X-Forwarded-For` fields (all of them, in order), from right to left.
  *

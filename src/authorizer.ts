@@ -1,4 +1,4 @@
-import { clientAddress } from "./address.js";
+import { type Address, clientAddress, namedAddress } from "./address.js";
 import { addressLimit } from "./address-limit.js";
 import { type HeaderSource, headerValues, readCredential } from "./credential.js";
 import { assertCost, decide, familiesOf, type Granted, type Verdict } from "./decide.js";
@@ -99,6 +99,7 @@ export interface Authorizer {
   drain(): Promise<void>;
 }
 
+type Presented = Facts & { readonly digests: readonly string[] };
 type Located = { readonly keyId: string; readonly record: KeyRecord };
 /** The kernel's answer, with the record as it stands after it. */
 type Weighed = { readonly verdict: Verdict; readonly record: KeyRecord };
@@ -116,7 +117,8 @@ export function authorizer(
   session: StoreSession,
   commit: GroupCommit,
 ): Authorizer {
-  const { peppers, checksum, credentials, trustedProxies, rules, modelFamily } = settings;
+  const { peppers, checksum, credentials, trustedProxies, clientAddressHeader, rules, modelFamily } =
+    settings;
   const { cacheSize, drainMs, requestTimeoutMs } = settings;
   const prefixes = Object.values(settings.prefixes);
   const keyIds = new Map<string, string>();
@@ -129,8 +131,7 @@ export function authorizer(
 
   async function identify({ headers, address: peer, ...request }: Arrival): Promise<Identified | Refused> {
     assertOpen();
-    const forwarded = trustedProxies === undefined ? undefined : headerValues(headers, "x-forwarded-for");
-    const address = clientAddress(peer, forwarded, trustedProxies);
+    const address = addressOf(peer, headers);
     const retryAfterMs = waitFor?.(address, Math.floor(runtime.monotonicMs())) ?? 0;
     if (retryAfterMs > 0) return refused(refuse("address_rate_limited", { retryAfterMs }));
 
@@ -144,34 +145,51 @@ export function authorizer(
     return locate({ method, url, scopes, address, digests: digestsOf(secret, peppers) });
   }
 
+  function addressOf(peer: string | undefined, headers: HeaderSource): Address | undefined {
+    if (trustedProxies === undefined) return clientAddress(peer, undefined, undefined);
+    if (clientAddressHeader === undefined) {
+      return clientAddress(peer, headerValues(headers, "x-forwarded-for"), trustedProxies);
+    }
+    return namedAddress(peer, headerValues(headers, clientAddressHeader), trustedProxies);
+  }
+
   function assertOpen(): void {
     if (closing !== "no") throw closedFault();
   }
 
   /** Finds the key and judges it, by cached documents if they allow, else by fresh ones. */
-  async function locate(
-    facts: Facts & { readonly digests: readonly string[] },
-  ): Promise<Identified | Refused> {
-    const cachedId = facts.digests.map((digest) => keyIds.get(digest)).find((id) => id !== undefined);
-    const cached = cachedId === undefined ? undefined : commit.cached(cachedId);
-    if (cachedId !== undefined && cached !== undefined && !session.isStale()) {
-      if (evaluateArrival(cached, facts, session.now(), rules).allowed) {
-        return identified({ keyId: cachedId, record: cached }, facts);
-      }
+  async function locate(facts: Presented): Promise<Identified | Refused> {
+    const remembered = facts.digests.map((digest) => keyIds.get(digest)).find((id) => id !== undefined);
+    if (remembered !== undefined) {
+      const located = byCache(remembered, facts) ?? (await byStore(remembered, facts));
+      if (located !== undefined && !isUnknown(located)) return located;
+      // The key is gone, or no longer lists the secret; a secret made elsewhere may belong to another one by now.
+      for (const digest of facts.digests) keyIds.delete(digest);
     }
-    const keyId = cachedId ?? (await findKeyId(facts.digests));
+    const keyId = await findKeyId(facts.digests);
     if (keyId === undefined) return refused(refuse("key_unknown"));
-    const record = await commit.fetch(keyId);
-    if (record === undefined) return gone(facts.digests);
-    const now = session.now();
-    const outcome = evaluateArrival(record, facts, now, rules);
-    if (!outcome.allowed) {
-      return refusedKey({ ...outcome, limits: limitStatus(record, [], now) }, { keyId, record });
-    }
+    const located = await byStore(keyId, facts);
+    if (located !== undefined) return located;
+    throw new KeystileError("document_invalid", "A secret's key document is missing from the store.");
+  }
+
+  function byCache(keyId: string, facts: Presented): Identified | undefined {
+    const record = session.isStale() ? undefined : commit.cached(keyId);
+    if (record === undefined || !evaluateArrival(record, facts, session.now(), rules).allowed)
+      return undefined;
     return identified({ keyId, record }, facts);
   }
 
-  /** A secret's document never changes, so one that was seen is remembered; absence never is. */
+  async function byStore(keyId: string, facts: Presented): Promise<Identified | Refused | undefined> {
+    const record = await commit.fetch(keyId);
+    if (record === undefined) return undefined;
+    const now = session.now();
+    const outcome = evaluateArrival(record, facts, now, rules);
+    if (outcome.allowed) return identified({ keyId, record }, facts);
+    return refusedKey({ ...outcome, limits: limitStatus(record, [], now) }, { keyId, record });
+  }
+
+  /** Where a secret leads seldom changes, so it is remembered, to be confirmed; absence never is. */
   async function findKeyId(digests: readonly string[]): Promise<string | undefined> {
     const found = await Promise.all(digests.map((digest) => session.fetch(secretDocumentId(digest))));
     for (const [index, document] of found.entries()) {
@@ -183,17 +201,7 @@ export function authorizer(
     return undefined;
   }
 
-  /** A key that was purged took its secrets along. A secret that leads nowhere is a store that lost something. */
-  async function gone(digests: readonly string[]): Promise<Refused> {
-    for (const digest of digests) keyIds.delete(digest);
-    if ((await findKeyId(digests)) === undefined) return refused(refuse("key_unknown"));
-    throw new KeystileError("document_invalid", "A secret's key document is missing from the store.");
-  }
-
-  function identified(
-    { keyId, record }: Located,
-    arrived: Facts & { readonly digests: readonly string[] },
-  ): Identified {
+  function identified({ keyId, record }: Located, arrived: Presented): Identified {
     async function admit({ model, cost = 1 }: Admission = {}): Promise<Decision> {
       assertOpen();
       assertCost(cost);
@@ -201,9 +209,12 @@ export function authorizer(
       deciding += 1;
       try {
         const granting = await commit.decide(keyId, weigh(facts, cost), undoing);
-        if (granting === undefined) return await gone(arrived.digests);
+        if (granting === undefined) return await admitAnew(arrived, { model, cost });
         const { verdict, record: decidedOn } = granting;
-        if (!verdict.allowed) return refusedKey(verdict, { keyId, record: decidedOn });
+        if (!verdict.allowed) {
+          const refusal = refusedKey(verdict, { keyId, record: decidedOn });
+          return isUnknown(refusal) ? await admitAnew(arrived, { model, cost }) : refusal;
+        }
         const decision = allowed({ verdict, record: decidedOn }, keyId, model, cost);
         if (closing !== "drained") return decision;
         void decision.void();
@@ -223,13 +234,27 @@ export function authorizer(
     };
   }
 
+  /** For a key that turned out to be gone, or not to list the secret: whose is it by the store? */
+  async function admitAnew(arrived: Presented, admission: Admission): Promise<Decision> {
+    const located = await locate(arrived);
+    return located.allowed ? located.admit(admission) : located;
+  }
+
   function tellIfEmpty(): void {
     if (open.size === 0 && deciding === 0) onEmpty?.();
   }
 
+  function familyOf(model: string): string {
+    try {
+      const family: unknown = modelFamily?.(model);
+      return typeof family === "string" ? family : model;
+    } catch {
+      return model;
+    }
+  }
+
   function families(model: Facts["model"]): readonly string[] {
-    const named = familiesOf({ model });
-    return modelFamily === undefined ? named : [...new Set(named.map(modelFamily))];
+    return [...new Set(familiesOf({ model }).map(familyOf))];
   }
 
   function allowed(
@@ -295,6 +320,10 @@ export function authorizer(
       for (const decision of [...open.keys()]) void decision.settle();
     },
   };
+}
+
+function isUnknown(located: Identified | Refused): boolean {
+  return !located.allowed && located.refusal.reason === "key_unknown";
 }
 
 function closedFault(): KeystileError {

@@ -73,12 +73,13 @@ function valuesOf(source: CredentialSource, headers: HeaderSource, url = ""): re
   }
 }
 
-/** The header is a list by definition, so here a comma separates. */
-function protocolSecrets(fields: readonly unknown[]): readonly string[] {
+/** The header is a list by definition, so here a comma separates. One too long to be read is judged as it is. */
+function protocolSecrets(fields: readonly unknown[]): readonly unknown[] {
+  const tooLong = fields.filter((field) => typeof field !== "string" || field.length > MAX_CREDENTIAL_LENGTH);
+  if (tooLong.length > 0) return tooLong;
   return fields
-    .filter((field) => typeof field === "string" && field.length <= MAX_CREDENTIAL_LENGTH)
     .flatMap((field) => (field as string).split(","))
-    .map((item) => item.trim())
+    .map((item) => item.replace(/^[ \t]+|[ \t]+$/g, ""))
     .filter((item) => item.startsWith(PROTOCOL_PREFIX))
     .map((item) => item.slice(PROTOCOL_PREFIX.length));
 }

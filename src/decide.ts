@@ -102,7 +102,8 @@ function standing(record: KeyRecord, facts: Facts, now: number): Standing {
 export function familiesOf({ model, modelFamilies }: Facts): readonly string[] {
   if (modelFamilies !== undefined) return modelFamilies;
   if (model === null) return [];
-  return typeof model === "string" ? [model] : (model ?? [""]);
+  const named: readonly unknown[] = Array.isArray(model) ? model : [model];
+  return named.map((name) => (typeof name === "string" ? name : ""));
 }
 
 /** @throws TypeError for anything but an integer from 0 to 2^53 - 1. */

@@ -6,7 +6,7 @@ import type { Document, Json, Write } from "./store.js";
 export const FORMAT = 1;
 
 /** How many processes may hold something of one key at a time. */
-export const MAX_NODES = 256;
+export const MAX_NODES = 128;
 
 /** How long, and how many, expired entries are remembered so that their process can still correct them. */
 export const COLLECTED_KEPT_MS = 3_600_000;

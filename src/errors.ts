@@ -11,9 +11,9 @@ export type FaultCode =
   | "format_newer"
   /** A document reached one of its stated bounds. */
   | "document_full"
-  /** `close()` was called; nothing new is accepted. */
+  /** `close()` was called: no more requests are accepted. The keyring still works. */
   | "closed"
-  /** More requests wait for the store than `MAX_WAITING`. */
+  /** More than 16,384 operations of one key wait for the store. */
   | "overloaded"
   /** The key named in a call of the keyring does not exist. */
   | "key_not_found"

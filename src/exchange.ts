@@ -122,6 +122,8 @@ export function peekBody(incoming: NodeRequest, maxBytes: number): Promise<Uint8
     }
 
     if (incoming.destroyed && !incoming.readableEnded) return reject(CLIENT_GONE);
+    // Somebody has read it.
+    if (incoming.readableEnded) return resolve(undefined);
     if (isReceived(incoming) && incoming.readableLength === 0) return resolve(new Uint8Array());
     if (Number(incoming.headers["content-length"]) > maxBytes) return resolve(undefined);
     incoming.on("end", onEnd);

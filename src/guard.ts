@@ -12,6 +12,7 @@ import {
   requestIdHeaders,
 } from "./http.js";
 import type { Keystile } from "./keystile.js";
+import { noSuchName } from "./nearest-name.js";
 import { requestedModels } from "./request-models.js";
 import { parseJsonBody } from "./strict-json.js";
 
@@ -182,7 +183,11 @@ function isBodiless(method: string): boolean {
 
 function checkOptions(options: object): void {
   for (const [name, value] of Object.entries(options)) {
-    const [holds, expected] = OPTIONS[name as keyof typeof OPTIONS] ?? [() => false, "no such option"];
+    if (!Object.hasOwn(OPTIONS, name)) {
+      const problem = noSuchName(name.slice(0, 64), Object.keys(OPTIONS));
+      throw new KeystileError("invalid_options", `options: ${problem}`);
+    }
+    const [holds, expected] = OPTIONS[name as keyof typeof OPTIONS];
     if (value === undefined || holds(value)) continue;
     throw new KeystileError(
       "invalid_options",

@@ -1,4 +1,4 @@
-import { type HeaderSource, headerValues, PROTOCOL_PREFIX } from "./credential.js";
+import { type HeaderSource, headerValues } from "./credential.js";
 import type { LimitStatus } from "./limits.js";
 import { type Refusal, refuse } from "./refusal.js";
 
@@ -9,11 +9,14 @@ export interface Answer {
   readonly body: string;
 }
 
+/** How refusals are put to clients: the realm of a 401, and how much of a 403 is told. */
+export interface Wire {
+  readonly realm: string;
+  readonly codes: "full" | "folded";
+}
+
 /** A longer wait is not left to clients: the official SDKs would sleep for it, up to a day and more. */
 export const MAX_RETRY_SECONDS = 60;
-
-/** How much of a realm is shown. */
-export const MAX_REALM_LENGTH = 128;
 
 /**
  * The form of an error body: `common` is one object that the OpenAI, Anthropic and Vercel SDKs all read correctly,
@@ -31,8 +34,9 @@ export function errorForm(url: string, headers: HeaderSource): ErrorForm {
 }
 
 /**
- * Renders a refusal, also in answer to a request for a stream. Nothing in it comes from the request. With `folded`
- * codes every 403 looks the same, so that a client does not learn which rule refused it.
+ * Renders a refusal (what `authorize` resolved with), also in answer to a request for a stream; `wire` is that of the
+ * gate. Nothing in it comes from the request. With `folded` codes every 403 looks the same, so that a client does not
+ * learn which rule refused it.
  */
 export function renderRefusal(
   { refusal, limits }: { readonly refusal: Refusal; readonly limits: readonly LimitStatus[] },
@@ -42,7 +46,7 @@ export function renderRefusal(
     form,
   }: {
     readonly requestId: string;
-    readonly wire: { readonly realm: string; readonly codes: "full" | "folded" };
+    readonly wire: Wire;
     readonly form?: ErrorForm;
   },
 ): Answer {
@@ -95,58 +99,6 @@ export function requestIdHeaders(requestId: string): Record<string, string> {
 /** A new random id, to be given to the client and to the operator's log. */
 export function newRequestId(): string {
   return `req_${globalThis.crypto.randomUUID().replaceAll("-", "")}`;
-}
-
-/**
- * A copy of a request's headers, in the form they came in, without everything that may hold the caller's secret: it is
- * no business of the upstream's. All of it goes, because a client may send several and only one was judged. Of
- * `Sec-WebSocket-Protocol` the other items stay.
- */
-export function stripCredentials(headers: Headers): Headers;
-export function stripCredentials(rawHeaders: readonly string[]): string[];
-export function stripCredentials<T>(headers: Readonly<Record<string, T>>): Record<string, T>;
-export function stripCredentials(
-  headers: Headers | readonly string[] | Readonly<Record<string, unknown>>,
-): Headers | string[] | Record<string, unknown> {
-  if (headers instanceof Headers) return new Headers(withoutCredentials([...headers]) as [string, string][]);
-  if (!Array.isArray(headers)) return Object.fromEntries(withoutCredentials(Object.entries(headers)));
-  const fields = headers.flatMap((name, at) => (at % 2 === 0 ? [[name, headers[at + 1]] as const] : []));
-  return withoutCredentials(fields).flat() as string[];
-}
-
-const CREDENTIAL_FIELDS: readonly string[] = ["authorization", "x-api-key", "api-key", "x-goog-api-key"];
-
-function withoutCredentials(fields: readonly (readonly [string, unknown])[]): [string, unknown][] {
-  return fields.flatMap(([name, value]): [string, unknown][] => {
-    const field = name.toLowerCase();
-    if (CREDENTIAL_FIELDS.includes(field)) return [];
-    if (field !== "sec-websocket-protocol") return [[name, value]];
-    const items = String(value).split(",");
-    const kept = items.filter((item) => !item.trim().startsWith(PROTOCOL_PREFIX));
-    return kept.length === 0 ? [] : [[name, kept.join(",").trim()]];
-  });
-}
-
-/**
- * The answer to a request for a list of models, without those that the key may not use: `data` of OpenAI and
- * Anthropic, `models` of Gemini. Anything else stays as it is.
- */
-export function filterModelList<T>(
-  list: T,
-  { canUseModel }: { readonly canUseModel: (model: string) => boolean },
-): T {
-  if (typeof list !== "object" || list === null) return list;
-  const { data, models } = list as { readonly data?: unknown; readonly models?: unknown };
-  const isVisible = (entry: unknown): boolean => {
-    const { id, name } = (entry ?? {}) as { readonly id?: unknown; readonly name?: unknown };
-    const model = id ?? name;
-    return typeof model === "string" && canUseModel(model.replace(/^models\//, ""));
-  };
-  if (!Array.isArray(data))
-    return Array.isArray(models) ? { ...list, models: models.filter(isVisible) } : list;
-  const visible = data.filter(isVisible);
-  const ends = { first_id: visible[0]?.id ?? null, last_id: visible.at(-1)?.id ?? null };
-  return { ...list, data: visible, ...("first_id" in list && ends) };
 }
 
 function shareLeft({ limit, remaining }: LimitStatus): number {
@@ -227,7 +179,7 @@ function challenge({ status, reason }: Refusal, realm: string): Record<string, s
 
 /** What a quoted string may hold without escapes. Node refuses to send most of what is left out. */
 function quotable(text: string): string {
-  return text.replace(/[^ -~]|["\\]/g, "").slice(0, MAX_REALM_LENGTH);
+  return text.replace(/[^ -~]|["\\]/g, "");
 }
 
 /**

@@ -13,6 +13,15 @@ export { decide } from "./decide.js";
 export type { Documents, InFlightLimit, KeyRecord, Limit, Policy, RequestLimit } from "./documents.js";
 export type { FaultCode } from "./errors.js";
 export { isKeystileError, KeystileError } from "./errors.js";
+export { filterModelList, stripCredentials, stripCredentialUrl } from "./forwarding.js";
+export type { Answer, ErrorForm } from "./http.js";
+export {
+  newRequestId,
+  rateLimitHeaders,
+  renderFault,
+  renderRefusal,
+  requestIdHeaders,
+} from "./http.js";
 export type { IssuedKey, Keyring, KeyView } from "./keyring.js";
 export type { Keystile, Wire } from "./keystile.js";
 export { createKeystile } from "./keystile.js";
@@ -22,7 +31,7 @@ export type { Facts, PolicyOutcome, Rule } from "./policy.js";
 export { evaluatePolicy } from "./policy.js";
 export type { QuotaStatus, Reservation } from "./quota.js";
 export { redact } from "./redact.js";
-export type { Reason, Refusal, RefusalStatus, RefusalType } from "./refusal.js";
+export type { Reason, Refusal, RefusalCode, RefusalStatus, RefusalType } from "./refusal.js";
 export type { Runtime } from "./runtime.js";
 export type { Pepper, SecretPrefixes } from "./secret.js";
 export type { Document, Json, ListQuery, Store, Write, WriteResult } from "./store.js";

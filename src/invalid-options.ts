@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { KeystileError } from "./errors.js";
+import { noSuchName } from "./nearest-name.js";
 import { redact } from "./redact.js";
 
 type Issue = z.core.$ZodIssue;
@@ -12,17 +13,14 @@ export function parse<S extends z.ZodType>(schema: S, value: unknown, path: stri
   const at = [path, ...issue.path].map(String).join(".");
   if (issue.code === "unrecognized_keys") {
     const unknown = redact(String(issue.keys[0])).slice(0, 64);
-    const nearest = nearestName(unknown, membersAt(schema, issue.path));
-    throw invalid(
-      at,
-      `there is no "${unknown}"${nearest === undefined ? "" : `; did you mean "${nearest}"?`}`,
-    );
+    const problem = noSuchName(unknown, membersAt(schema, issue.path));
+    throw new KeystileError("invalid_options", `${at}: ${problem}`);
   }
   throw invalid(at, `${issue.message}, received ${show(valueAt(value, issue.path), at)}`);
 }
 
 export function invalid(path: string, problem: string): KeystileError {
-  return new KeystileError("invalid_options", `${path}: ${problem}${problem.endsWith("?") ? "" : "."}`);
+  return new KeystileError("invalid_options", `${path}: ${problem}.`);
 }
 
 /** The issue that helps most: a misspelt name before the name it leaves missing; inside a union, of its likeliest member. */
@@ -60,23 +58,4 @@ function membersAt(schema: unknown, path: readonly PropertyKey[]): readonly stri
   if (!(schema instanceof z.ZodObject)) return [];
   const [name, ...rest] = path;
   return name === undefined ? Object.keys(schema.shape) : membersAt(schema.shape[String(name)], rest);
-}
-
-/** The known name that shares most pairs of letters with an unknown one (Dice's coefficient). */
-function nearestName(unknown: string, names: readonly string[]): string | undefined {
-  const wanted = letterPairs(unknown);
-  const likeness = (name: string): number => {
-    const pairs = letterPairs(name);
-    const shared = [...pairs].filter((pair) => wanted.has(pair)).length;
-    return (2 * shared) / Math.max(1, pairs.size + wanted.size);
-  };
-  const [best] = names.toSorted((a, b) => likeness(b) - likeness(a));
-  return best !== undefined && likeness(best) > 0.4 ? best : undefined;
-}
-
-function letterPairs(name: string): ReadonlySet<string> {
-  const letters = name.toLowerCase();
-  return new Set(
-    Array.from({ length: Math.max(0, letters.length - 1) }, (_, at) => letters.slice(at, at + 2)),
-  );
 }

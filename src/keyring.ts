@@ -26,7 +26,7 @@ import {
 import { isExpired, isTime } from "./policy.js";
 import { expireHolds, type QuotaStatus, quotaStatus } from "./quota.js";
 import type { Runtime } from "./runtime.js";
-import { digestsOf, generateSecret, hintOf, isSecret } from "./secret.js";
+import { digestsOf, generateSecret, hasValidChecksum, hintOf, isSecret } from "./secret.js";
 import type { Document, Write } from "./store.js";
 import type { StoreSession } from "./store-session.js";
 
@@ -39,11 +39,12 @@ export interface KeyView {
   /** The last four characters of the current secret. */
   readonly hint: string;
   readonly createdAt: string;
-  /** ISO 8601, or null for never. */
+  /** ISO 8601, or null for never. Of a stored value that is no time, which means expired, the year 1970. */
   readonly expiresAt: string | null;
   readonly allowedIps?: readonly string[];
   readonly allowedModels?: readonly string[];
   readonly deniedModels?: readonly string[];
+  readonly scopes?: readonly string[];
   readonly limits: readonly Limit[];
   readonly quota: QuotaStatus;
   readonly onCrash: Policy["onCrash"];
@@ -68,11 +69,12 @@ export interface Keyring {
   issue(input?: IssueInput): Promise<IssuedKey>;
   get(keyId: string): Promise<KeyView | undefined>;
   /** Keys in order of their id, 1 to 1,000 a page (default 100); hand `next` in as `after` for the next page. */
-  list(query?: {
-    readonly owner?: string;
-    readonly after?: string;
-    readonly limit?: number;
-  }): Promise<{ readonly keys: readonly KeyView[]; readonly next?: string }>;
+  list(query?: { readonly owner?: string; readonly after?: string; readonly limit?: number }): Promise<{
+    readonly keys: readonly KeyView[];
+    readonly next?: string;
+    /** Ids of keys on this page whose document is corrupt or of a newer format. */
+    readonly unreadable?: readonly string[];
+  }>;
   /** Changes the named members of the policy; `null` takes a list away. `ifPolicyVersion` refuses a lost update. */
   update(
     keyId: string,
@@ -130,6 +132,9 @@ export function keyring(
     const prefixes = Object.values(settings.prefixes).sort((a, b) => b.length - a.length);
     if (!isSecret(secret, prefixes)) {
       throw invalid("key.secret", "expected a configured prefix, then 32 to 512 of A-Z a-z 0-9");
+    }
+    if (settings.checksum === "require" && !hasValidChecksum(secret)) {
+      throw invalid("key.secret", 'it has no valid checksum, and options.checksum is "require"');
     }
     const digests = digestsOf(secret, settings.peppers);
     const found = await Promise.all(digests.map((digest) => session.fetch(secretDocumentId(digest))));
@@ -271,8 +276,16 @@ export function keyring(
         ...(after !== undefined && { after }),
       };
       const { documents, next } = await session.list(page);
-      const keys = documents.map((document) => viewOf(keyIdOf(document), parseKeyRecord(document), now));
-      return next === undefined ? { keys } : { keys, next };
+      const keys: KeyView[] = [];
+      const unreadable: string[] = [];
+      for (const document of documents) {
+        try {
+          keys.push(viewOf(keyIdOf(document), parseKeyRecord(document), now));
+        } catch {
+          unreadable.push(keyIdOf(document));
+        }
+      }
+      return { keys, ...(next !== undefined && { next }), ...(unreadable.length > 0 && { unreadable }) };
     },
     update,
     disable: (keyId) => setState(keyId, "disabled"),
@@ -293,6 +306,7 @@ function viewOf(id: string, stored: KeyRecord, now: number): KeyView {
     allowedIps,
     allowedModels,
     deniedModels,
+    scopes,
     limits,
     onCrash,
     metadata = {},
@@ -304,10 +318,11 @@ function viewOf(id: string, stored: KeyRecord, now: number): KeyView {
     state: state === "active" && isExpired(expiresAtMs, Math.max(now, record.latestMs)) ? "expired" : state,
     hint: secrets[0]?.hint ?? "",
     createdAt: new Date(createdAtMs).toISOString(),
-    expiresAt: isTime(expiresAtMs) ? new Date(expiresAtMs).toISOString() : null,
+    expiresAt: expiresAtMs === null ? null : new Date(isTime(expiresAtMs) ? expiresAtMs : 0).toISOString(),
     ...(allowedIps && { allowedIps }),
     ...(allowedModels && { allowedModels }),
     ...(deniedModels && { deniedModels }),
+    ...(scopes && { scopes }),
     limits,
     quota: quotaStatus(record),
     onCrash,

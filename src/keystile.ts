@@ -1,15 +1,12 @@
 import { type Authorizer, authorizer } from "./authorizer.js";
 import { groupCommit } from "./group-commit.js";
+import type { Wire } from "./http.js";
 import { type Keyring, keyring } from "./keyring.js";
 import { type KeystileOptions, parseKeystileOptions } from "./options.js";
 import { systemRuntime } from "./runtime.js";
 import { storeSession } from "./store-session.js";
 
-/** How refusals are put to clients: the realm of a 401, and how much of a 403 is told. */
-export interface Wire {
-  readonly realm: string;
-  readonly codes: "full" | "folded";
-}
+export type { Wire } from "./http.js";
 
 /** The turnstile. One per process and store is enough; every method may be called concurrently. */
 export interface Keystile {
@@ -21,14 +18,14 @@ export interface Keystile {
   /** How refusals are put to clients. */
   readonly wire: Wire;
   /**
-   * Waits until everything booked so far is stored, at most `timeoutMs` (default `storeTimeoutMs`), and tells how many
+   * Waits until nothing is left to be stored, at most `timeoutMs` (default `storeTimeoutMs`), and tells how many
    * bookings are not. For processes that may be frozen after an answer (`waitUntil`).
    */
   flush(timeoutMs?: number): Promise<number>;
   /**
    * Answers new requests with a fault, waits `drainMs` for those in flight, settles the rest at what was observed or
    * estimated, and stores it. `unwritten` counts what could not be stored; its holds expire as `onCrash` says.
-   * The store is left open.
+   * The store is left open. Calling it again waits for the same end.
    */
   close(): Promise<{ readonly unwritten: number }>;
 }
@@ -47,12 +44,19 @@ export function createKeystile(options: KeystileOptions): Keystile {
   const requests = authorizer(settings, runtime, session, commit);
 
   // Often enough that a hold is renewed well before a third of its life is left, even if one tick is missed.
-  const tickMs = holdMs / 6;
+  const tickMs = Math.min(holdMs / 6, settings.requestTimeoutMs);
   let cancelTick = runtime.setTimer(tick, tickMs, true);
   function tick(): void {
     requests.sweep();
     commit.renew();
     cancelTick = runtime.setTimer(tick, tickMs, true);
+  }
+
+  let closed: ReturnType<Keystile["close"]> | undefined;
+  async function close(): ReturnType<Keystile["close"]> {
+    await requests.drain();
+    cancelTick();
+    return { unwritten: await commit.flush(Math.max(drainMs, storeTimeoutMs)) };
   }
 
   return {
@@ -61,10 +65,6 @@ export function createKeystile(options: KeystileOptions): Keystile {
     authorize: requests.authorize,
     wire: { realm, codes },
     flush: (timeoutMs = storeTimeoutMs) => commit.flush(timeoutMs),
-    async close() {
-      await requests.drain();
-      cancelTick();
-      return { unwritten: await commit.flush(Math.max(drainMs, storeTimeoutMs)) };
-    },
+    close: () => (closed ??= close()),
   };
 }

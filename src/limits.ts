@@ -23,7 +23,7 @@ const IN_FLIGHT_RETRY_MS = 1_000;
 
 /** Buckets of one key for limits per model. Further models share one, and so do those with longer names. */
 const MAX_MODEL_BUCKETS = 64;
-const MAX_FAMILY_LENGTH = 128;
+const MAX_FAMILY_LENGTH = 64;
 
 /**
  * Puts one request against every limit of a key: all of them take it, or none does. A limit per model takes it once
@@ -37,7 +37,7 @@ export function takeRequest(record: KeyRecord, families: readonly string[], now:
   const levels: Record<string, Level> = undrained(record, now);
   let retryAfterMs = 0;
   for (const limit of record.policy.limits.filter(isRequestLimit)) {
-    for (const name of bucketNames(limit, families, record)) {
+    for (const name of bucketNames(limit, families, levels)) {
       const { level, waitMs } = take(limit, record.levels[name], now);
       retryAfterMs = Math.max(retryAfterMs, waitMs);
       levels[name] = level;
@@ -79,11 +79,10 @@ export function limitStatus(
   families: readonly string[],
   now: number,
 ): readonly LimitStatus[] {
+  const known = undrained(record, now);
   return record.policy.limits.flatMap((limit): LimitStatus[] => {
     if (isRequestLimit(limit)) {
-      return bucketNames(limit, families, record).map((name) =>
-        bucketStatus(limit, record.levels[name], now),
-      );
+      return bucketNames(limit, families, known).map((name) => bucketStatus(limit, record.levels[name], now));
     }
     const remaining = Math.max(0, limit.inFlight - openRequests(record));
     return [{ unit: "inFlight", limit: limit.inFlight, remaining, resetAtMs: now + IN_FLIGHT_RETRY_MS }];
@@ -114,19 +113,25 @@ function bucketStatus(limit: RequestLimit, bucket: Level | undefined, now: numbe
   };
 }
 
-/** The buckets of a limit that a request for these families goes into. */
+/**
+ * The buckets of a limit that a request for these families goes into. A family without a bucket of its own stays in
+ * the shared one until that has drained, or it would get what it had there again.
+ */
 function bucketNames(
   limit: RequestLimit,
   families: readonly string[],
-  { levels }: KeyRecord,
+  known: KeyRecord["levels"],
 ): readonly string[] {
   const name = bucketName(limit);
   if (limit.per === undefined) return [name];
-  const known = Object.keys(levels).filter((other) => other.startsWith(name)).length;
-  const hasRoom = known + families.length <= MAX_MODEL_BUCKETS;
+  const own = (family: string): string => `${name}=${family}`;
+  const shared = `${name}other`;
+  const fresh = families.filter((family) => !(own(family) in known));
+  const taken = Object.keys(known).filter((bucket) => bucket.includes("/model/=")).length;
+  const hasRoom = taken + fresh.length <= MAX_MODEL_BUCKETS && !(shared in known);
   const buckets = families.map((family) => {
-    const own = `${name}=${family}`;
-    return family.length <= MAX_FAMILY_LENGTH && (hasRoom || own in levels) ? own : `${name}other`;
+    if (family.length > MAX_FAMILY_LENGTH) return `${name}long`;
+    return own(family) in known || hasRoom ? own(family) : shared;
   });
   return [...new Set(buckets)];
 }

@@ -99,6 +99,9 @@ export interface LiveDocument {
 /** Operations of one key that may wait in one process. Beyond, requests are answered 503. */
 export const MAX_WAITING = 16_384;
 
+/** Attempts of unknown outcome, while reads succeed and writes do not. */
+const MAX_UNANSWERED = 64;
+
 /** What was decided by a time that far from the store's is undone and decided again. */
 const MAX_CLOCK_ERROR_MS = 1_000;
 
@@ -124,8 +127,8 @@ export function liveDocument(keyId: string, surroundings: Surroundings): LiveDoc
   // ── what waits ──────────────────────────────────────────────────────────────────────────────────────────
 
   function add<T>(step: Step<T>, options: StepOptions<T>): Promise<T | undefined> {
-    if (!options.isFact && waiting.length >= MAX_WAITING) {
-      const message = `More than ${MAX_WAITING} operations of one key wait for the store.`;
+    if (!options.isFact && (waiting.length >= MAX_WAITING || unanswered.length >= MAX_UNANSWERED)) {
+      const message = "More operations of one key wait for the store than are kept in memory.";
       return Promise.reject(new KeystileError("overloaded", message));
     }
     const { promise, resolve, reject } = withResolvers<T | undefined>();
@@ -286,7 +289,8 @@ export function liveDocument(keyId: string, surroundings: Surroundings): LiveDoc
   /** An attempt is known to be in the store: its tasks are answered, once. */
   function happened(attempt: Attempt): void {
     failures = 0;
-    renewDue = false;
+    // A check stamps nothing, so it renews nothing.
+    if (attempt.changes) renewDue = false;
     const isUnsound = wasDecidedByWrongTime(attempt) || session.now() >= attempt.holdUntilMs;
     for (const result of attempt.results) {
       const { task } = result;

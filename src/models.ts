@@ -1,4 +1,4 @@
-import { KeystileError } from "./errors.js";
+import { invalid } from "./invalid-options.js";
 
 /** The part of a policy that is about models. Absent: every model, and none denied. */
 export interface ModelPolicy {
@@ -23,20 +23,13 @@ export const MAX_MODEL_LENGTH = 512;
 export function judgeModels(
   models: string | readonly string[] | null | undefined,
   policy: ModelPolicy,
+  mustBeKnown: boolean = hasLists(policy),
 ): "model_not_allowed" | "model_undetermined" | undefined {
-  if (models === null || !hasLists(policy)) return undefined;
+  if (models === null || !mustBeKnown) return undefined;
   const named: readonly unknown[] = Array.isArray(models) ? models : [models];
   if (named.length === 0 || !isNames(named)) return "model_undetermined";
   const allowed = named.every((model) => isModelAllowed(model, policy.allowedModels, policy.deniedModels));
   return allowed ? undefined : "model_not_allowed";
-}
-
-/** The models of a list that a policy allows, in order: what such a key may see of a `/v1/models` answer. */
-export function filterModels<T extends { readonly id: string }>(
-  models: readonly T[],
-  policy: ModelPolicy,
-): T[] {
-  return models.filter((model) => isModelAllowed(model.id, policy.allowedModels, policy.deniedModels));
 }
 
 /**
@@ -85,7 +78,22 @@ export function matchesPattern(pattern: string, model: string): boolean {
   const star = pattern.indexOf("*");
   if (star === -1) return pattern === model;
   if (!model.startsWith(pattern.slice(0, star))) return false;
-  return matchesTokens(tokensOf(pattern.slice(star)), model.slice(star));
+  const [stars, rest] = [pattern.slice(star), model.slice(star)];
+  // The engine's own search tells most names apart, and decides alone where every star crosses slashes.
+  if (!holdsInOrder(stars.split(/\*+/), rest)) return false;
+  return !/(?<!\*)\*(?!\*)/.test(stars) || matchesTokens(tokensOf(stars), rest);
+}
+
+/** Whether a text holds these pieces one after another, the last one at its end. */
+function holdsInOrder(pieces: readonly string[], text: string): boolean {
+  const last = pieces.at(-1) ?? "";
+  let from = 0;
+  for (const piece of pieces.slice(0, -1)) {
+    const found = text.indexOf(piece, from);
+    if (found === -1) return false;
+    from = found + piece.length;
+  }
+  return text.length - from >= last.length && text.endsWith(last);
 }
 
 /**
@@ -129,8 +137,4 @@ function isNames(values: readonly unknown[]): values is readonly string[] {
     if (typeof value !== "string" || value === "") return false;
   }
   return true;
-}
-
-function invalid(path: string, problem: string): KeystileError {
-  return new KeystileError("invalid_options", `${path}: ${problem}.`);
 }

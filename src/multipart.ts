@@ -45,7 +45,7 @@ export function parseMultipart(contentType: string, body: Uint8Array): readonly 
 
 function boundaryOf(contentType: string): string | undefined {
   const form =
-    /^multipart\/form-data[ \t]*;[ \t]*boundary=(?:"([\w'()+./:=?-]{1,70})"|([\w'()+./:=?-]{1,70}))[ \t]*$/i;
+    /^multipart\/form-data[ \t]*;[ \t]*boundary=(?:"([\w'()+./:?-]{1,70})"|([\w'+.-]{1,70}))[ \t]*$/i;
   const match = form.exec(contentType);
   return match?.[1] ?? match?.[2];
 }

@@ -23,22 +23,33 @@ export interface KeystileOptions {
   readonly checksum?: "off" | "require";
   /**
    * Keys of the HMAC under which secrets are digested, so that a copy of the store is useless. The first signs, all
-   * verify. Each at least 32 characters, at most 8 of them. Default none: plain SHA-256.
+   * verify. Each 32 to 1,024 characters, 8 of them different; at most 8 peppers. Default none: plain SHA-256.
    */
   readonly peppers?: readonly Pepper[];
-  /** Where a credential is read, in order of precedence. Default `bearer`, then `x-api-key`. */
+  /**
+   * Where a credential is read, in order of precedence: `bearer`, `x-api-key`, `api-key`, `x-goog-api-key`,
+   * `websocket-protocol`, `query` (`?key=`, which ends up in logs). Default `bearer`, then `x-api-key`.
+   */
   readonly credentials?: readonly CredentialSource[];
   /**
    * A limit per client address, in this process alone, before anything is looked up: `{ requests, windowMs, burst? }`.
    * Windows of 1 s to 31 days; 10,000 addresses are counted one by one. Default none.
    */
   readonly addressLimit?: Omit<RequestLimit, "per">;
-  /** What limits `per: "model"` count a model as, so that variants share one bucket. Default: the model itself. */
+  /**
+   * What limits `per: "model"` count a model as, so that variants share one bucket. Pure; where it throws or returns no
+   * text, the model counts as itself. Names beyond 64 characters share one bucket. Default: the model itself.
+   */
   readonly modelFamily?: (model: string) => string;
   /** Rules of your own, judged for every key after scopes and before models. At most 64. Default none. */
   readonly rules?: readonly Rule[];
   /** Addresses and ranges of proxies whose `X-Forwarded-For` is believed. At most 256. Default none. */
   readonly trustedProxies?: readonly string[];
+  /**
+   * A header of trusted proxies with the client's address alone, such as `cf-connecting-ip`, to be read instead of
+   * `X-Forwarded-For`. 1 to 64 characters. Default none.
+   */
+  readonly clientAddressHeader?: string;
   /** The realm named in a 401. Printable ASCII without quotes, at most 128 characters. Default `api`. */
   readonly realm?: string;
   /** `folded` tells clients no more of a 403 than `access_denied`. Default `full`. */
@@ -53,7 +64,7 @@ export interface KeystileOptions {
    * run. More than `storeTimeoutMs`, 1 s to 24 h. Default 60 s.
    */
   readonly holdMs?: number;
-  /** How long the store may take before the answer is 503. 10 ms to 60 s. Default 5 s. */
+  /** How long one call to the store may take before the answer is 503. 10 ms to 60 s. Default 5 s. */
   readonly storeTimeoutMs?: number;
   /** How long `close()` waits for requests in flight. 0 to 10 min. Default 10 s. */
   readonly drainMs?: number;
@@ -61,7 +72,7 @@ export interface KeystileOptions {
   readonly requestTimeoutMs?: number;
   /** How many keys are kept in memory beyond those in use. 1 to 1,000,000. Default 10,000. */
   readonly cacheSize?: number;
-  /** Monotonic time, timers and randomness, for tests. */
+  /** Monotonic time, timers and randomness, for tests. Default those of the process. */
   readonly runtime?: Runtime;
 }
 
@@ -85,7 +96,7 @@ export interface PolicyInput {
    * once per model. Default none.
    */
   readonly limits?: readonly Limit[];
-  /** How much may ever be used, an integer in your unit. Default `null`: unlimited, but counted. */
+  /** How much may ever be used, an integer up to 2^53 - 1 in your unit. Default `null`: unlimited, but counted. */
   readonly quota?: number | null;
   /** As the option of `createKeystile`, for this key. */
   readonly onCrash?: Policy["onCrash"];
@@ -113,6 +124,7 @@ export interface Settings {
   readonly peppers: readonly Pepper[];
   readonly credentials: readonly CredentialSource[];
   readonly trustedProxies: Ranges | undefined;
+  readonly clientAddressHeader: string | undefined;
   readonly addressLimit: RequestLimit | undefined;
   readonly modelFamily: ((model: string) => string) | undefined;
   readonly rules: readonly Rule[];
@@ -134,7 +146,7 @@ const MAX_WINDOW_MS = 31 * DAY_MS;
 const prefix = z.string().refine(isSecretPrefix, "expected 1 to 32 of A-Z a-z 0-9 _ - that end in - or _");
 const pepper = z.strictObject({
   id: text,
-  secret: z.string().min(32).refine(isVaried, "expected random text"),
+  secret: z.string().min(32).max(1_024).refine(isVaried, "expected random text"),
 });
 
 function methods<T>(...names: readonly string[]): z.ZodType<T> {
@@ -168,6 +180,12 @@ const keystileOptions = z.strictObject({
     .min(1)
     .default([...DEFAULT_SOURCES]),
   trustedProxies: z.array(z.string()).default([]),
+  clientAddressHeader: z
+    .string()
+    .max(64)
+    .regex(/^[\w-]+$/, "expected the name of a header")
+    .toLowerCase()
+    .optional(),
   addressLimit: requestLimit.optional(),
   modelFamily: z.custom<(model: string) => string>(isFunction, "expected a function").optional(),
   rules: z
@@ -244,6 +262,7 @@ export function parseKeystileOptions(options: KeystileOptions): Settings {
     ...parsed,
     prefixes,
     runtime: parsed.runtime,
+    clientAddressHeader: parsed.clientAddressHeader,
     addressLimit: parsed.addressLimit,
     modelFamily: parsed.modelFamily,
     trustedProxies:
@@ -279,6 +298,9 @@ export function parsePolicyPatch(patch: PolicyInput, now: number): (policy: Poli
 }
 
 const MAX_GRACE_MS = 365 * DAY_MS;
+
+/** A document is 64 KiB at most, and the rest of it is for counters. */
+const MAX_POLICY_BYTES = 24_576;
 
 const updateCondition = z.strictObject({ ifPolicyVersion: z.int().min(1).optional() });
 const rotateOptions = z.strictObject({ graceMs: z.int().min(0).max(MAX_GRACE_MS).default(0) });
@@ -317,6 +339,13 @@ function applyPolicy(policy: Policy, fields: z.infer<typeof policyInput>, now: n
   const merged: Record<string, unknown> = { ...policy, ...defined(rest), expiresAtMs };
   for (const list of ["allowedIps", "allowedModels", "deniedModels", "scopes"])
     if (merged[list] === null) delete merged[list];
+  const bytes = new TextEncoder().encode(JSON.stringify(merged)).byteLength;
+  if (bytes > MAX_POLICY_BYTES) {
+    throw invalid(
+      "policy",
+      `expected at most ${MAX_POLICY_BYTES} bytes of JSON, received ${bytes}; shorten its lists`,
+    );
+  }
   return Object.freeze(merged) as unknown as Policy;
 }
 

@@ -1,6 +1,7 @@
 import { type Address, compileStoredRanges, inRanges, parseAddress, type Ranges } from "./address.js";
 import type { KeyRecord } from "./documents.js";
 import { KeystileError } from "./errors.js";
+import { isRequestLimit } from "./limits.js";
 import { judgeModels } from "./models.js";
 import { type Reason, type Refusal, refuse } from "./refusal.js";
 import { sameDigest } from "./secret.js";
@@ -63,7 +64,7 @@ export function evaluatePolicy(
   return outcome(
     judgeArrival(record, facts, latestTime(record, now)) ??
       judgeRules(rules, record, facts, now) ??
-      judgeModels(facts.model, record.policy),
+      judgeModel(record, facts.model),
   );
 }
 
@@ -160,10 +161,19 @@ function judgeRules(
 /** Skipping a rule that fails would let through what it was made to stop. */
 function isAllowedBy(rule: Rule, record: KeyRecord, facts: Facts, now: number): boolean {
   try {
-    return rule.allows(facts, record, now) === true;
+    const answer: unknown = rule.allows(facts, record, now);
+    // A rule that is asynchronous by mistake refuses, and must not end the process when it rejects.
+    if (answer instanceof Promise) answer.catch(() => {});
+    return answer === true;
   } catch {
     return false;
   }
+}
+
+/** A limit per model must know the model just as a list must: else one could be had twice by hiding it. */
+function judgeModel({ policy }: KeyRecord, model: Facts["model"]): Reason | undefined {
+  const isCounted = policy.limits.some((limit) => isRequestLimit(limit) && limit.per !== undefined);
+  return judgeModels(model, policy, isCounted || undefined);
 }
 
 /** Parsing a list of ranges costs a hundred times what matching costs, so it is done once per list. */

@@ -23,6 +23,25 @@ export type Reason =
   | "payg_cap_reached"
   | "balance_exhausted";
 
+/** What a code stands for. */
+const CODES = {
+  rate_limit_exceeded: [429, "rate_limit_error"],
+  missing_api_key: [401, "authentication_error"],
+  invalid_api_key: [401, "authentication_error"],
+  expired_api_key: [401, "authentication_error"],
+  account_suspended: [403, "permission_error"],
+  ip_not_allowed: [403, "permission_error"],
+  access_denied: [403, "permission_error"],
+  model_access_denied: [403, "permission_error"],
+  subscription_expired: [402, "billing_error"],
+  payment_failed: [402, "billing_error"],
+  quota_exceeded: [402, "billing_error"],
+  insufficient_balance: [402, "billing_error"],
+} as const;
+
+/** `error.code` on the wire. Coarser than a reason, so that it tells a stranger nothing about a key. */
+export type RefusalCode = keyof typeof CODES;
+
 /** HTTP status of a refusal: 401 who are you, 402 funds, 403 not allowed, 429 slow down. */
 export type RefusalStatus = 401 | 402 | 403 | 429;
 
@@ -34,8 +53,7 @@ export interface Refusal {
   readonly reason: Reason;
   readonly status: RefusalStatus;
   readonly type: RefusalType;
-  /** For the client. Coarser than `reason`, so that it tells a stranger nothing about a key. */
-  readonly code: string;
+  readonly code: RefusalCode;
   readonly message: string;
   /** When the same request may fit. Only where waiting helps. */
   readonly retryAfterMs?: number;
@@ -45,76 +63,51 @@ export interface Refusal {
   readonly rule?: string;
 }
 
-type Row = readonly [status: RefusalStatus, type: RefusalType, code: string, message: string];
+type Row = readonly [status: RefusalStatus, type: RefusalType, code: RefusalCode, message: string];
 
-const rateLimit = (message: string): Row => [429, "rate_limit_error", "rate_limit_exceeded", message];
-const invalidKey: Row = [401, "authentication_error", "invalid_api_key", "The API key is not valid."];
-const noAccess: Row = [403, "permission_error", "access_denied", "This API key may not make this request."];
+const row = (code: RefusalCode, message: string): Row => [...CODES[code], code, message];
+const invalidKey = row("invalid_api_key", "The API key is not valid.");
+const noAccess = row("access_denied", "This API key may not make this request.");
 
 /** The one table from reason to answer. Its order is the order of the checks. */
 export const REFUSALS: Readonly<Record<Reason, Row>> = {
-  address_rate_limited: rateLimit("Too many requests from this address. Slow down."),
-  credential_missing: [
-    401,
-    "authentication_error",
+  address_rate_limited: row("rate_limit_exceeded", "Too many requests from this address. Slow down."),
+  credential_missing: row(
     "missing_api_key",
     "No API key was sent. Send it as 'Authorization: Bearer <key>' or 'x-api-key: <key>'.",
-  ],
-  credential_ambiguous: [
-    401,
-    "authentication_error",
+  ),
+  credential_ambiguous: row(
     "invalid_api_key",
     "More than one value was sent in one credential header. Send exactly one API key.",
-  ],
-  credential_malformed: [
-    401,
-    "authentication_error",
+  ),
+  credential_malformed: row(
     "invalid_api_key",
     "The credential is malformed. Send 'Authorization: Bearer <key>' or 'x-api-key: <key>'.",
-  ],
+  ),
   key_unknown: invalidKey,
   key_revoked: invalidKey,
   key_disabled: invalidKey,
-  key_expired: [401, "authentication_error", "expired_api_key", "The API key has expired."],
-  account_suspended: [403, "permission_error", "account_suspended", "The account is suspended."],
-  address_not_allowed: [
-    403,
-    "permission_error",
-    "ip_not_allowed",
-    "This API key may not be used from this address.",
-  ],
+  key_expired: row("expired_api_key", "The API key has expired."),
+  account_suspended: row("account_suspended", "The account is suspended."),
+  address_not_allowed: row("ip_not_allowed", "This API key may not be used from this address."),
   scope_missing: noAccess,
   rule_refused: noAccess,
-  model_not_allowed: [
-    403,
-    "permission_error",
-    "model_access_denied",
-    "This API key may not use the requested model.",
-  ],
-  model_undetermined: [
-    403,
-    "permission_error",
+  model_not_allowed: row("model_access_denied", "This API key may not use the requested model."),
+  model_undetermined: row(
     "model_access_denied",
     "This API key is limited to certain models, and the request does not say plainly which one it asks for.",
-  ],
-  rate_limited: rateLimit("The rate limit of this API key is reached. Slow down."),
-  concurrency_limited: rateLimit("Too many requests of this API key are in flight. Wait for one to end."),
-  subscription_ended: [402, "billing_error", "subscription_expired", "The subscription has ended."],
-  subscription_unpaid: [402, "billing_error", "payment_failed", "The subscription is suspended for payment."],
-  key_quota_exhausted: [402, "billing_error", "quota_exceeded", "The quota of this API key is used up."],
-  subscription_exhausted: [
-    402,
-    "billing_error",
-    "quota_exceeded",
-    "The subscription's allowance for this cycle is used up.",
-  ],
-  payg_cap_reached: [
-    402,
-    "billing_error",
-    "quota_exceeded",
-    "The pay-as-you-go cap of this cycle is reached.",
-  ],
-  balance_exhausted: [402, "billing_error", "insufficient_balance", "The account's balance is used up."],
+  ),
+  rate_limited: row("rate_limit_exceeded", "The rate limit of this API key is reached. Slow down."),
+  concurrency_limited: row(
+    "rate_limit_exceeded",
+    "Too many requests of this API key are in flight. Wait for one to end.",
+  ),
+  subscription_ended: row("subscription_expired", "The subscription has ended."),
+  subscription_unpaid: row("payment_failed", "The subscription is suspended for payment."),
+  key_quota_exhausted: row("quota_exceeded", "The quota of this API key is used up."),
+  subscription_exhausted: row("quota_exceeded", "The subscription's allowance for this cycle is used up."),
+  payg_cap_reached: row("quota_exceeded", "The pay-as-you-go cap of this cycle is reached."),
+  balance_exhausted: row("insufficient_balance", "The account's balance is used up."),
 };
 
 /** Makes the refusal for a reason. */

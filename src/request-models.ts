@@ -1,5 +1,5 @@
 import { type HeaderSource, headerValues } from "./credential.js";
-import { type Part, parseMultipart } from "./multipart.js";
+import { MAX_PARTS, type Part, parseMultipart } from "./multipart.js";
 import { decodeOnce, readPath } from "./request-path.js";
 import { decodeUtf8, foldName, isJson, parseStrictJson, plainContentType } from "./strict-json.js";
 
@@ -14,7 +14,7 @@ export interface RequestParts {
 }
 
 /** A request that names more different models than this is not judged. */
-export const MAX_NAMED_MODELS = 1_000;
+export const MAX_NAMED_MODELS = 100;
 
 /**
  * Every model that a request names, all of which must then be allowed; `undefined` when that cannot be told.
@@ -60,7 +60,8 @@ function readBody({ method, headers, body }: RequestParts): readonly string[] | 
   if (/^multipart\//i.test(contentType)) return readMultipart(contentType, body);
   const text = decodeUtf8(body);
   if (text === undefined) return undefined;
-  if (isUrlEncoded(contentType)) return readPairs(text, FORM);
+  // Many JSON readers ignore the type; no encoder leaves a brace as it is.
+  if (isUrlEncoded(contentType)) return text.includes("{") ? undefined : readPairs(text, FORM);
   const found = new Set<string>();
   return isJson(contentType) && readJson(text, BODY, found) ? [...found] : undefined;
 }
@@ -98,11 +99,12 @@ const elsewhere: Reader = (value) => value === null;
 /** Other APIs have a number or text at the same place, which names no model; a list might, to a lenient reader. */
 function object(members: Readonly<Record<string, Reader>>): Reader {
   const readers = new Map(Object.entries(members));
+  const folded = new Set(Object.keys(members).map(foldName));
   return (value, found) => {
     if (!isObject(value)) return !Array.isArray(value);
     return Object.keys(value).every((name) => {
       const reader = readers.get(name);
-      return reader === undefined ? !readers.has(foldName(name)) : reader(value[name], found);
+      return reader === undefined ? !folded.has(foldName(name)) : reader(value[name], found);
     });
   };
 }
@@ -152,7 +154,10 @@ const FORM: ReadonlyMap<string, Reader> = new Map([
   ["session", (text, found) => typeof text === "string" && readJson(text, object(SESSION), found)],
 ]);
 
-const QUERY: ReadonlyMap<string, Reader> = new Map([["model", model]]);
+const QUERY: ReadonlyMap<string, Reader> = new Map([
+  ["model", model],
+  ["deployment", model],
+]);
 
 interface Field {
   readonly name: string;
@@ -177,11 +182,13 @@ function isTextPart({ isFile, contentType = "text/plain" }: Part): boolean {
 /** Reads a query or URL-encoded form. Readers disagree about what semicolons and hashes divide. */
 function readPairs(text: string, readers: ReadonlyMap<string, Reader>): readonly string[] | undefined {
   const isDisputed = /[;#]/.test(text);
-  const fields = text.split(/[&;#]/).map((pair) => {
-    const [name = "", ...value] = pair.split("=");
+  const pairs = text.split(/[&;#]/, MAX_PARTS + 1);
+  if (pairs.length > MAX_PARTS) return undefined;
+  const fields = pairs.map((pair) => {
+    const equals = pair.includes("=") ? pair.indexOf("=") : pair.length;
     return {
-      name: decodePlus(name) ?? UNREADABLE,
-      readText: () => (isDisputed ? undefined : decodePlus(value.join("="))),
+      name: decodePlus(pair.slice(0, equals)) ?? UNREADABLE,
+      readText: () => (isDisputed ? undefined : decodePlus(pair.slice(equals + 1))),
     };
   });
   return readFields(fields, readers);

@@ -51,9 +51,15 @@ export function storeSession(store: Store, runtime: Runtime, storeTimeoutMs: num
     }
   }
 
-  async function call<T extends { readonly now: number }>(invoke: () => Promise<T>): Promise<T> {
+  async function call<T extends { readonly now: number }>(
+    invoke: () => Promise<T>,
+    isSound: (reply: T) => boolean,
+  ): Promise<T> {
     const sentAtMs = runtime.monotonicMs();
     const reply = await inTime(invoke);
+    if (typeof reply !== "object" || reply === null || !isSound(reply)) {
+      throw new KeystileError("store_unavailable", "The store's reply is not what its contract says.");
+    }
     hear(reply.now, sentAtMs);
     return reply;
   }
@@ -78,13 +84,22 @@ export function storeSession(store: Store, runtime: Runtime, storeTimeoutMs: num
   }
 
   async function read(ids: readonly string[]): Promise<ReadonlyMap<string, Document>> {
-    const { documents } = await call(() => store.read(ids));
+    const { documents } = await call(
+      () => store.read(ids),
+      (reply) => Array.isArray(reply.documents) && reply.documents.every(isDocument),
+    );
     return new Map(documents.map((document) => [document.id, document]));
   }
 
   async function write(groups: readonly (readonly Write[])[]): Promise<readonly WriteResult[]> {
     const sentAtMs = runtime.monotonicMs();
-    const { results } = await call(() => store.write(groups));
+    const { results } = await call(
+      () => store.write(groups),
+      (reply) =>
+        Array.isArray(reply.results) &&
+        reply.results.length === groups.length &&
+        reply.results.every(isResult),
+    );
     roundTripMs = runtime.monotonicMs() - sentAtMs;
     return results;
   }
@@ -98,6 +113,15 @@ export function storeSession(store: Store, runtime: Runtime, storeTimeoutMs: num
     write,
     list: (query) => inTime(() => store.list(query)),
   };
+}
+
+function isDocument(document: Document | undefined): boolean {
+  return typeof document?.id === "string" && Number.isSafeInteger(document.version);
+}
+
+function isResult(result: WriteResult | undefined): boolean {
+  if (result?.written === true) return Array.isArray(result.versions);
+  return result?.written === false && Array.isArray(result.current) && result.current.every(isDocument);
 }
 
 /** Gathers the ids asked for while a read is under way into the next one. */
@@ -126,7 +150,9 @@ function sharedReads(read: StoreSession["read"]): StoreSession["fetch"] {
         const documents = await read(batch.map(([id]) => id));
         for (const [id, answer] of batch) answer.resolve(documents.get(id));
       } catch (error) {
-        for (const [, answer] of batch) answer.reject(error);
+        // Whoever waits behind a call that failed would wait for the next one to fail.
+        for (const [, answer] of [...batch, ...asked]) answer.reject(error);
+        asked = new Map();
       }
     }
     reading = false;

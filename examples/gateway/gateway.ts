@@ -1,7 +1,13 @@
 import { type Context, Hono } from "hono";
 import { proxy } from "hono/proxy";
 import type { Keystile } from "keystile";
-import { type KeystileEnv, keystile, stripCredentials } from "keystile/hono";
+import {
+  filterModelList,
+  type KeystileEnv,
+  keystile,
+  stripCredentials,
+  stripCredentialUrl,
+} from "keystile/hono";
 
 export interface GatewayOptions {
   readonly keystile: Keystile;
@@ -35,7 +41,7 @@ export function createGateway({ keystile: gate, upstream }: GatewayOptions): Hon
     const { method, body, signal } = c.req.raw;
     const init = { method, headers, body, signal, ...(body !== null && { duplex: "half" as const }) };
     const target = new URL(c.req.path, upstream.url);
-    target.search = new URL(c.req.url).search;
+    target.search = new URL(stripCredentialUrl(c.req.url)).search;
     return proxy(new Request(target, init));
   }
 
@@ -43,8 +49,8 @@ export function createGateway({ keystile: gate, upstream }: GatewayOptions): Hon
   async function listModels(c: Context<KeystileEnv>): Promise<Response> {
     const response = await forward(c, { authorization: `Bearer ${upstream.apiKey}` });
     if (!response.ok) return response;
-    const list = (await response.json()) as { readonly data: readonly { readonly id: string }[] };
-    return c.json({ ...list, data: list.data.filter(({ id }) => c.get("keystile").canUseModel(id)) });
+    const list = (await response.json()) as { readonly data: readonly unknown[] };
+    return c.json(filterModelList(list, c.get("keystile")));
   }
 
   app.notFound((c) => c.json(errorBody("There is no such route.", "not_found_error", "not_found"), 404));

@@ -17,7 +17,7 @@ import type { AddressInfo } from "node:net";
 import { pipeline } from "node:stream/promises";
 import { createKeystile } from "keystile";
 import { memoryStore } from "keystile/memory";
-import { filterModelList, keystile, stripCredentials } from "keystile/node";
+import { filterModelList, keystile, stripCredentials, stripCredentialUrl } from "keystile/node";
 import { startModelServer } from "../gateway/model-server.ts";
 
 const apiKey = process.env["UPSTREAM_API_KEY"] ?? "no-key-configured";
@@ -66,7 +66,7 @@ async function forward(request: IncomingMessage, response: ServerResponse): Prom
   const send = upstream.startsWith("https:") ? requestUpstreamSecurely : requestUpstream;
   // Given as a path, not resolved as a URL: `//elsewhere/v1` would name another host.
   const outgoing = send(upstream, {
-    ...{ method: request.method, path: request.url },
+    ...{ method: request.method, path: stripCredentialUrl(request.url ?? "/") },
     headers: { ...headers, authorization: `Bearer ${apiKey}` },
   });
   response.on("close", () => outgoing.destroy());

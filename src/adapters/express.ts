@@ -5,8 +5,8 @@ import type { Keystile } from "../keystile.js";
 import { parseJsonBody } from "../strict-json.js";
 
 export type { Allowed } from "../authorizer.js";
+export { filterModelList, stripCredentials, stripCredentialUrl } from "../forwarding.js";
 export type { GuardOptions } from "../guard.js";
-export { filterModelList, stripCredentials } from "../http.js";
 
 /** What the guard uses of a request of Express, 5 or 4, and what it adds to it. */
 export interface GuardedRequest extends NodeRequest {
@@ -84,6 +84,20 @@ async function readBody(request: GuardedRequest, maxBytes: number): Promise<Read
 /** Handlers see nothing else of a body that was read, so what was parsed is judged as if it had been sent. */
 function asParsed(body: unknown): ReadBody {
   if (body === undefined || body instanceof Uint8Array) return { bytes: body };
-  const bytes = new TextEncoder().encode(JSON.stringify(body));
-  return { bytes, headers: { "content-type": "application/json" }, value: body };
+  const text = textOf(body);
+  if (text === undefined) return { bytes: undefined, value: body };
+  return {
+    bytes: new TextEncoder().encode(text),
+    headers: { "content-type": "application/json" },
+    value: body,
+  };
+}
+
+/** Undefined for one that is nested deeper than the stack. */
+function textOf(body: unknown): string | undefined {
+  try {
+    return JSON.stringify(body);
+  } catch {
+    return undefined;
+  }
 }

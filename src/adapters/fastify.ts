@@ -5,8 +5,8 @@ import { createGuard, type Guard, type GuardOptions } from "../guard.js";
 import type { Keystile } from "../keystile.js";
 
 export type { Allowed } from "../authorizer.js";
+export { filterModelList, stripCredentials, stripCredentialUrl } from "../forwarding.js";
 export type { GuardOptions } from "../guard.js";
-export { filterModelList, stripCredentials } from "../http.js";
 
 declare module "fastify" {
   interface FastifyRequest {

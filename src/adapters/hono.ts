@@ -6,8 +6,8 @@ import type { Answer } from "../http.js";
 import type { Keystile } from "../keystile.js";
 
 export type { Allowed } from "../authorizer.js";
+export { filterModelList, stripCredentials, stripCredentialUrl } from "../forwarding.js";
 export type { GuardOptions } from "../guard.js";
-export { filterModelList, stripCredentials } from "../http.js";
 
 /** What the guard adds to a Hono app: `c.get("keystile")` is the decision that let the request pass. */
 export type KeystileEnv = { Variables: { keystile: Allowed } };

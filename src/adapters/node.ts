@@ -5,8 +5,8 @@ import { type Answer, TITLES } from "../http.js";
 import type { Keystile } from "../keystile.js";
 
 export type { Allowed } from "../authorizer.js";
+export { filterModelList, stripCredentials, stripCredentialUrl } from "../forwarding.js";
 export type { GuardOptions } from "../guard.js";
-export { filterModelList, stripCredentials } from "../http.js";
 
 /**
  * A guard for a server of `node:http`: `const decision = await guard(request, response)`. Without a decision the
@@ -41,7 +41,7 @@ export interface UpgradeSocket {
  * The model is read from path and query, the credential also from `Sec-WebSocket-Protocol` if `credentials` of
  * `createKeystile` says so; answer with another of the items then, never that one. Refusals and faults are answered
  * as HTTP. What was observed (else the estimate) is made final when the socket closes. If a function in the options
- * or `onAllowed` throws, nothing stays held, the socket is closed, and `onError` is told.
+ * or `onAllowed` throws or rejects, nothing stays held, the socket is closed, and `onError` is told.
  *
  * @throws KeystileError `invalid_options`
  */
@@ -51,7 +51,7 @@ export function guardUpgrade<
   H extends Uint8Array = Uint8Array,
 >(
   gate: Keystile,
-  onAllowed: (request: R, socket: S, head: H, decision: Allowed) => void,
+  onAllowed: (request: R, socket: S, head: H, decision: Allowed) => unknown,
   options: GuardOptions<R> & { readonly onError?: (error: unknown) => void } = {},
 ): (request: R, socket: S, head: H) => void {
   const { onError = () => {}, ...guardOptions } = options;
@@ -60,12 +60,16 @@ export function guardUpgrade<
   async function judge(request: R, socket: S, head: H): Promise<void> {
     const arrived = await guard.arrive(arrivingOf(request));
     const admitted = arrived.answer ? arrived : await arrived.admit(async () => ({ bytes: undefined }));
-    if (admitted.answer !== undefined) return void socket.end(renderHttp(admitted.answer));
+    if (admitted.answer !== undefined) {
+      // No time-out of the server counts here any more, and a client may keep its half open.
+      socket.on("finish", () => socket.destroy());
+      return void socket.end(renderHttp(admitted.answer));
+    }
     const { decision, end } = admitted;
     if (socket.destroyed) return end("failed");
     socket.on("close", () => end("done"));
     try {
-      onAllowed(request, socket, head, decision);
+      await onAllowed(request, socket, head, decision);
     } catch (error) {
       end("failed");
       throw error;

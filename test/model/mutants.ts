@@ -104,7 +104,7 @@ export const MUTANTS: readonly Mutant[] = [
     name: "refused in phase 1 by what was cached",
     file: "authorizer.ts",
     find: "    const record = await commit.fetch(keyId);",
-    replace: "    const record = cached ?? (await commit.fetch(keyId));",
+    replace: "    const record = commit.cached(keyId) ?? (await commit.fetch(keyId));",
     profiles: ["calm"],
     caughtBy: ["refusal-is-right"],
   },

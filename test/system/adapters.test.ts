@@ -578,7 +578,8 @@ describe.each(NAMES)("%s: upgrades with a listener", (name) => {
         gate,
         (request, socket, head, decision) => {
           if (request.url?.includes("throw")) throw new Error("thrown");
-          sockets.handleUpgrade(request as never, socket as never, head as never, (client) => {
+          if (request.url?.includes("reject")) return Promise.reject(new Error("rejected"));
+          return sockets.handleUpgrade(request as never, socket as never, head as never, (client) => {
             client.on("message", (text) => {
               decision.observe(Number(String(text)));
               client.send(String(decision.model));
@@ -639,9 +640,11 @@ describe.each(NAMES)("%s: upgrades with a listener", (name) => {
       await vi.waitFor(async () => expect(await quota()).toMatchObject({ used: before + 7, held: 0 }));
     }
 
-    const cut = new WebSocket(url("/v1/realtime?model=gpt-5&throw"), authorization);
-    await new Promise((resolve) => cut.on("error", resolve));
-    expect(faults).toEqual(["thrown"]);
+    for (const way of ["throw", "reject"]) {
+      const cut = new WebSocket(url(`/v1/realtime?model=gpt-5&${way}`), authorization);
+      await new Promise((resolve) => cut.on("error", resolve));
+    }
+    expect(faults).toEqual(["thrown", "rejected"]);
     await vi.waitFor(async () => expect(await quota()).toMatchObject({ used: 14, held: 0 }));
     sockets.close();
   });

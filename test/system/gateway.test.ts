@@ -1,5 +1,5 @@
 import { once } from "node:events";
-import type { Server } from "node:http";
+import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { createAdaptorServer } from "@hono/node-server";
 import { createKeystile, type IssueInput, type Keystile, type Store } from "keystile";
@@ -372,6 +372,29 @@ describe("what does not, in the words of the official client", () => {
     });
     expect(error.requestID).toMatch(/^req_/);
     await expectUsed(id, 0);
+  });
+
+  test("a key in the query gets no further than the gateway", async () => {
+    const seen: string[] = [];
+    const provider = createServer((request, response) => {
+      seen.push(request.url ?? "");
+      response.writeHead(200, { "content-type": "application/json" }).end('{"data":[]}');
+    });
+    provider.listen(0, "127.0.0.1");
+    await once(provider, "listening");
+    const { port } = provider.address() as AddressInfo;
+    const gate = createKeystile({ store: memoryStore(), credentials: ["query"], drainMs: 0 });
+    const { secret } = await gate.keys.issue();
+    const app = createGateway({
+      keystile: gate,
+      upstream: { url: `http://127.0.0.1:${port}`, apiKey: "provider-key" },
+    });
+    const response = await app.request(`/v1/models?limit=2&key=${secret}&after_id=a%20b`);
+    expect([response.status, await response.json()]).toEqual([200, { data: [] }]);
+    expect(seen).toEqual(["/v1/models?limit=2&after_id=a%20b"]);
+    await gate.close();
+    provider.closeAllConnections();
+    provider.close();
   });
 
   test.each([

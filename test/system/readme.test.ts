@@ -1,4 +1,4 @@
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
@@ -17,6 +17,36 @@ it("prints, in its first screen, what its first program prints", () => {
   writeFileSync(file, program);
   try {
     expect(execFileSync(process.execPath, [file], { encoding: "utf8" })).toBe(output);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+/** What a fragment uses without saying where it is from. A block that has one of its own shadows it. */
+const PRELUDE = `
+import type { Keystile } from "keystile";
+declare global {
+  const gate: Keystile;
+}
+`;
+
+it("shows TypeScript that compiles against the built package", () => {
+  const blocks = [...README.matchAll(/```ts\n([\s\S]*?)```/g)].map(([, code = ""]) => code);
+  expect(blocks.length).toBeGreaterThan(1);
+  const folder = join(ROOT, "temp/readme-types");
+  mkdirSync(folder, { recursive: true });
+  try {
+    writeFileSync(join(folder, "prelude.d.ts"), PRELUDE);
+    for (const [at, code] of blocks.entries()) writeFileSync(join(folder, `block-${at}.ts`), code);
+    // Beside them one that is wrong, so that a compiler that looks at nothing is noticed.
+    writeFileSync(join(folder, "mistake.ts"), "await gate.keys.issue({ quotas: 1 });");
+    const options = { module: "nodenext", moduleDetection: "force", target: "es2022", types: ["node"] };
+    const compilerOptions = { ...options, strict: true, noEmit: true, skipLibCheck: true };
+    writeFileSync(join(folder, "tsconfig.json"), JSON.stringify({ compilerOptions, include: ["*.ts"] }));
+    const compiler = join(ROOT, "node_modules/typescript/bin/tsc");
+    const { stdout } = spawnSync(process.execPath, [compiler, "-p", "."], { cwd: folder, encoding: "utf8" });
+    const errors = stdout.split("\n").filter((line) => /^\S+\(|error TS/.test(line));
+    expect(errors).toEqual([expect.stringMatching(/^mistake\.ts\(.*'quotas'/)]);
   } finally {
     rmSync(folder, { recursive: true });
   }

@@ -1,4 +1,4 @@
-import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
 import { createServer } from "node:http";
@@ -6,7 +6,6 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { promisify } from "node:util";
 import { afterEach, beforeEach, expect, test } from "vitest";
 
 /*
@@ -74,14 +73,26 @@ function commands(printed: string): string {
     .join("\n");
 }
 
-test("the printed lines work as they are, and stopping says what was used", async () => {
+/** Runs them as a reader would. Handed over by standard input, because an error shows arguments, and they have the secret. */
+function runInShell(lines: string): string {
+  const env = { ...process.env, no_proxy: "127.0.0.1" };
+  const { status, stdout, stderr } = spawnSync("sh", ["-eu"], { input: lines, encoding: "utf8", env });
+  if (status !== 0) throw new Error(`The commands ended with ${status}:\n${stderr}`);
+  return stdout;
+}
+
+test("the printed lines work as they are, and stopping says what was used", async (context) => {
+  if (spawnSync("curl", ["--version"]).error !== undefined) {
+    const why = "There is no curl on PATH.";
+    if (process.env["KEYSTILE_TEST_REQUIRE_ALL"] === "1") throw new Error(why);
+    console.log(`Skipped: ${why}`);
+    return context.skip(why);
+  }
   const { printed, stop } = await start();
   expect(printed).toContain("100 of 100 requests are left");
   expect(printed.match(SECRET)).toHaveLength(1);
 
-  const { stdout } = await promisify(execFile)("sh", ["-euc", commands(printed)], {
-    env: { ...process.env, no_proxy: "127.0.0.1" },
-  });
+  const stdout = runInShell(commands(printed));
   expect(stdout).toContain('"content":"This is gpt-demo. You said: Hello"');
   expect(stdout).toContain('"text":"This is claude-demo. You said: Hello"');
   expect(stdout).toContain('"delta":{"content":"gpt-demo. "}');
@@ -93,6 +104,11 @@ test("the printed lines work as they are, and stopping says what was used", asyn
   expect(stopped.exit).toBe(0);
   expect(stopped.printed).toContain("Stopped. 3 of 100 requests used, 0 held, 0 not written.");
   expect(stopped.printed.match(SECRET)).toHaveLength(1);
+});
+
+test("commands that fail are reported without themselves", () => {
+  const failing = "  export KEY=sk-shown\n  echo out\n  echo why >&2\n  exit 3";
+  expect(() => runInShell(failing)).toThrow(new Error("The commands ended with 3:\nwhy\n"));
 });
 
 test("started again on the same file, it keeps one key and its counters, and both secrets work", async () => {

@@ -7,6 +7,7 @@ import { DatabaseSync } from "node:sqlite";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, afterEach, describe, expect, test, vi } from "vitest";
+import { createKeystile } from "../../src/keystile.js";
 import type { Store } from "../../src/store.js";
 import { memoryStore } from "../../src/stores/memory.js";
 import type { SqliteDatabase, SqliteStatement, SqliteStore } from "../../src/stores/sqlite.js";
@@ -238,14 +239,16 @@ describe("sqliteStore, trouble", () => {
     database.close();
   });
 
-  test("names a stored document that is not JSON", async () => {
+  test("a stored text that is not JSON is the fault of its key alone", async () => {
     const database = new DatabaseSync(":memory:");
     const store = await ready(sqliteStore(database));
-    database.exec("INSERT INTO keystile_documents VALUES ('key:1', 1, NULL, '{')");
-    await expect(store.read(["key:1"])).rejects.toMatchObject({
-      code: "document_invalid",
-      message: "a stored key document is not JSON",
-    });
+    const gate = createKeystile({ store });
+    const [broken, sound] = [await gate.keys.issue(), await gate.keys.issue()];
+    database.prepare("UPDATE keystile_documents SET body = '{' WHERE id = ?").run(`key:${broken.key.id}`);
+    const asked = [broken, sound].map(({ secret }) => gate.authorize({ headers: { "x-api-key": secret } }));
+    const [refused, decided] = await Promise.allSettled(asked);
+    expect(refused).toMatchObject({ status: "rejected", reason: { code: "document_invalid" } });
+    expect(decided).toMatchObject({ status: "fulfilled", value: { allowed: true } });
     database.close();
   });
 

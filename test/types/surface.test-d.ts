@@ -14,8 +14,11 @@ import {
   type Keystile,
   type KeystileError,
   type KeyView,
+  newRequestId,
+  type RefusalCode,
   type RefusalStatus,
   type Refused,
+  renderRefusal,
   type Store,
 } from "../../src/index.js";
 import { memoryStore } from "../../src/stores/memory.js";
@@ -55,6 +58,20 @@ describe("a decision", () => {
 
   test("names every status there is, and 503 is none of them", () => {
     expectTypeOf<RefusalStatus>().toEqualTypeOf<401 | 402 | 403 | 429>();
+  });
+
+  test("names every code there is", () => {
+    if (decision.allowed) return;
+    expectTypeOf(decision.refusal.code).toEqualTypeOf<RefusalCode>();
+    expectTypeOf<"quota_exceeded">().toExtend<RefusalCode>();
+    expectTypeOf<"quota_exhausted">().not.toExtend<RefusalCode>();
+    expectTypeOf<string>().not.toExtend<RefusalCode>();
+  });
+
+  test("that refuses can be rendered by whoever has the gate", () => {
+    if (decision.allowed) return;
+    const answer = renderRefusal(decision, { requestId: newRequestId(), wire: keystile.wire });
+    expectTypeOf(answer.body).toBeString();
   });
 
   test("cannot be changed", () => {

@@ -54,4 +54,14 @@ describe("a secret made elsewhere", () => {
       await gate.close();
     },
   );
+
+  test("is refused where every secret must have a checksum of ours", async () => {
+    const gate = createKeystile({ store: memoryStore(), checksum: "require" });
+    await expect(gate.keys.issue({ secret })).rejects.toMatchObject({ code: "invalid_options" });
+    const ours = (await createKeystile({ store: memoryStore() }).keys.issue()).secret;
+    await gate.keys.issue({ secret: ours });
+    const decision = await gate.authorize({ headers: { "x-api-key": ours } });
+    expect(decision.allowed).toBe(true);
+    if (decision.allowed) await decision.void();
+  });
 });

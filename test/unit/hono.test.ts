@@ -216,7 +216,9 @@ describe("the way in", () => {
     [{ cost: -1 }, "options.cost"],
     [{ model: "gpt" }, "options.model"],
     [{ address: "127.0.0.1" }, "options.address"],
-    [{ costs: 1 }, "options.costs: expected no such option"],
+    [{ cots: 1 }, 'options: there is no "cots"; did you mean "cost"?'],
+    [{ colour: "red" }, 'options: there is no "colour".'],
+    [{ valueOf: 1 }, 'options: there is no "valueOf".'],
     [{ scopes: "admin" }, "options.scopes: expected a list of texts, or a function, received admin."],
     [{ scopes: [1] }, "options.scopes"],
   ])("options %j throw when it is mounted", (options, message) => {

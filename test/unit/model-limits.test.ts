@@ -45,10 +45,9 @@ describe("a limit per model", () => {
     expect(verdict).toMatchObject({ allowed: true, limits: [] });
   });
 
-  test("counts a model that could not be told as one of its own", () => {
-    const first = decide({ key: keyWith(1) }, { facts: {}, cost: 0 }, T0);
-    expect(first.verdict.allowed).toBe(true);
-    expect(decide(first.documents, { facts: {}, cost: 0 }, T0).verdict.allowed).toBe(false);
+  test("refuses a request whose model cannot be told, as a list does", () => {
+    const { verdict } = decide({ key: keyWith(1) }, { facts: {}, cost: 0 }, T0);
+    expect(verdict).toMatchObject({ allowed: false, refusal: { reason: "model_undetermined" } });
   });
 
   test("has 64 buckets; further models share one", () => {
@@ -61,10 +60,30 @@ describe("a limit per model", () => {
     expect(takeRequest(full, ["model-0"], T0)).toMatchObject({ fits: false });
   });
 
-  test("gives names of up to 128 characters a bucket of their own", () => {
-    const record = taken(taken(keyWith(1), ["x".repeat(128)]), ["y".repeat(129)]);
-    expect(takeRequest(record, ["x".repeat(127)], T0).fits).toBe(true);
-    expect(takeRequest(record, ["z".repeat(129)], T0).fits).toBe(false);
+  test("gives names of up to 64 characters a bucket of their own; longer ones share another", () => {
+    const record = taken(taken(keyWith(1), ["x".repeat(64)]), ["y".repeat(65)]);
+    expect(takeRequest(record, ["x".repeat(63)], T0).fits).toBe(true);
+    expect(takeRequest(record, ["z".repeat(65)], T0).fits).toBe(false);
+  });
+
+  test("admits no more to a family that had to share a bucket before it got its own", () => {
+    const junk = Array.from({ length: 64 }, (_, n) => `junk-${n}`);
+    const shared = taken(keyWith(1), ["a", ...junk]);
+    expect(takeRequest(shared, ["a"], T0).fits).toBe(false);
+    let full = keyWith(1);
+    for (const family of junk) full = taken(full, [family]);
+    // The buckets of the others have drained by then, that of "a" has not.
+    const late = taken(full, ["a"], T0 + MINUTE - 1);
+    expect(takeRequest(late, ["a"], T0 + MINUTE).fits).toBe(false);
+  });
+
+  test("has 64 buckets for all limits of a key together", () => {
+    const limits = [1, 2, 3].map((n) => ({ requests: 999, windowMs: n * MINUTE, per: "model" as const }));
+    let record = sampleKey({ limits }, T0);
+    for (let n = 0; n < 100; n += 1) record = taken(record, [`model-${n % 50}-${n}`]);
+    expect(Object.keys(record.levels).filter((name) => name.includes("/model/=")).length).toBeLessThanOrEqual(
+      64,
+    );
   });
 
   test("forgets a bucket when it is empty, to the millisecond, and keeps it until then", () => {

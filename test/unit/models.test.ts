@@ -1,13 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { KeystileError } from "../../src/errors.js";
-import {
-  checkModelPatterns,
-  filterModels,
-  isModelAllowed,
-  judgeModels,
-  matchesPattern,
-} from "../../src/models.js";
+import { checkModelPatterns, isModelAllowed, judgeModels, matchesPattern } from "../../src/models.js";
 
 describe("matchesPattern", () => {
   test.each([
@@ -198,20 +192,6 @@ describe("judgeModels", () => {
       }),
     );
   });
-});
-
-test("filterModels keeps what is allowed, as it is and in its order", () => {
-  const models = Object.freeze([
-    { id: "gpt-x", made: 1 },
-    { id: "claude-x", made: 2 },
-    { id: "claude-y", made: 3 },
-  ]);
-  const policy = { allowedModels: ["claude-*", "gpt-*"], deniedModels: ["claude-y"] };
-  expect(filterModels(models, policy)).toEqual([models[0], models[1]]);
-  expect(filterModels(models, policy)[0]).toBe(models[0]);
-  expect(filterModels(models, {})).toEqual(models);
-  expect(filterModels(models, { allowedModels: [] })).toEqual([]);
-  expect(filterModels([{ id: null as unknown as string }], policy)).toEqual([]);
 });
 
 describe("checkModelPatterns", () => {

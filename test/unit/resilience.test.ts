@@ -1,0 +1,245 @@
+import { describe, expect, test, vi } from "vitest";
+import { KEY_PURSE, type KeyRecord, MAX_COLLECTED, MAX_NODES, parseKeyRecord } from "../../src/documents.js";
+import { createKeystile } from "../../src/keystile.js";
+import { takeRequest } from "../../src/limits.js";
+import type { Store } from "../../src/store.js";
+import { memoryStore } from "../../src/stores/memory.js";
+import { sampleKey } from "../../src/testing/sample-key.js";
+import { faultyStore, idle, manualTime } from "./faulty-store.js";
+
+function presenting(secret: string): { headers: Record<string, string> } {
+  return { headers: { "x-api-key": secret } };
+}
+
+test("a hold is renewed while requests that cost nothing keep the key busy", async () => {
+  const time = manualTime();
+  const store = faultyStore(time.store.now);
+  const gate = createKeystile({ store, runtime: time.runtime, holdMs: 1_000, storeTimeoutMs: 500 });
+  const { secret, key } = await gate.keys.issue({ quota: 100 });
+  expect((await gate.authorize({ ...presenting(secret), cost: 10 })).allowed).toBe(true);
+  // A call takes a while, so that a check is always under way when a renewal falls due.
+  store.onCall = () => new Promise<void>((resolve) => void time.runtime.setTimer(resolve, 40));
+  const free: Promise<unknown>[] = [];
+  for (let n = 0; n < 500; n += 1) {
+    free.push(gate.authorize({ ...presenting(secret), cost: 0 }));
+    await time.advance(10);
+  }
+  await time.advance(100);
+  await Promise.all(free);
+  store.onCall = () => undefined;
+  expect((await gate.keys.get(key.id))?.quota).toMatchObject({ used: 0, held: 10 });
+});
+
+describe("a store whose reply is not what its contract says", () => {
+  const wrong: readonly (readonly [string, unknown])[] = [
+    ["nothing", undefined],
+    ["null", null],
+    ["no results", { now: 1 }],
+    ["too few results", { results: [], now: 1 }],
+    ["an empty result", { results: [undefined], now: 1 }],
+    ["a loss without documents", { results: [{ written: false }], now: 1 }],
+    ["a win without versions", { results: [{ written: true }], now: 1 }],
+    ["no time", { results: [{ written: true, versions: [9] }] }],
+  ];
+
+  test.each(wrong)("is out of order, and nothing hangs: %s", async (_, reply) => {
+    const inner = memoryStore();
+    let isWrong = false;
+    const store: Store = {
+      ...inner,
+      write: async (groups) => {
+        const real = await inner.write(groups);
+        return isWrong ? (reply as typeof real) : real;
+      },
+    };
+    const gate = createKeystile({ store });
+    const { secret, key } = await gate.keys.issue({ quota: 10 });
+    isWrong = true;
+    await expect(gate.authorize(presenting(secret))).rejects.toMatchObject({ code: "store_unavailable" });
+    isWrong = false;
+    const decision = await gate.authorize(presenting(secret));
+    expect(decision.allowed).toBe(true);
+    if (decision.allowed) await decision.settle();
+    await gate.flush();
+    // What was written under the wrong reply was given back.
+    expect((await gate.keys.get(key.id))?.quota).toMatchObject({ used: 1, held: 0 });
+    await gate.close();
+  });
+
+  test.each([
+    ["nothing", undefined],
+    ["no documents", { now: 1 }],
+    ["something else", { documents: [{}], now: 1 }],
+  ])("also when it reads: %s", async (_, reply) => {
+    const inner = memoryStore();
+    const gate = createKeystile({ store: { ...inner, read: async () => reply as never } });
+    const request = presenting(`sk-${"x".repeat(40)}`);
+    await expect(gate.authorize(request)).rejects.toMatchObject({ code: "store_unavailable" });
+  });
+});
+
+test("look-ups that wait behind one that failed fail with it", async () => {
+  const time = manualTime();
+  const store = faultyStore(time.store.now);
+  store.onCall = () => "hangs before";
+  const gate = createKeystile({ store, runtime: time.runtime, storeTimeoutMs: 200 });
+  const asked = Array.from({ length: 3_000 }, (_, n) =>
+    gate.authorize(presenting(`sk-${String(n).padStart(40, "x")}`)).catch(({ code }) => code),
+  );
+  await time.advance(201);
+  expect(new Set(await Promise.all(asked))).toEqual(new Set(["store_unavailable"]));
+});
+
+describe("a secret made elsewhere that comes back", () => {
+  const secret = `sk-${"elsewhere".repeat(4)}`;
+
+  test("after its key was purged, in a process that knew that one", async () => {
+    const store = memoryStore();
+    const [gate, other] = [createKeystile({ store }), createKeystile({ store })];
+    const first = await other.keys.issue({ secret });
+    expect((await settled(gate.authorize(presenting(secret)))).key?.id).toBe(first.key.id);
+    await other.keys.revoke(first.key.id);
+    await other.keys.purge(first.key.id);
+    const second = await other.keys.issue({ secret });
+    expect((await settled(gate.authorize(presenting(secret)))).key?.id).toBe(second.key.id);
+  });
+
+  test("after its key has rotated it away", async () => {
+    const store = memoryStore();
+    const [gate, other] = [createKeystile({ store }), createKeystile({ store })];
+    const first = await other.keys.issue({ secret });
+    await settled(gate.authorize(presenting(secret)));
+    for (let n = 0; n < 3; n += 1) await other.keys.rotate(first.key.id);
+    const second = await other.keys.issue({ secret });
+    expect((await settled(gate.authorize(presenting(secret)))).key?.id).toBe(second.key.id);
+  });
+
+  async function settled(asked: ReturnType<ReturnType<typeof createKeystile>["authorize"]>) {
+    const decision = await asked;
+    if (decision.allowed) await decision.settle();
+    return decision;
+  }
+});
+
+test("a corrupt key is listed as unreadable, and the others as they are", async () => {
+  const store = memoryStore();
+  const gate = createKeystile({ store });
+  const { key } = await gate.keys.issue();
+  await store.write([[{ id: "key:000.bad", expected: 0, set: null }]]);
+  await store.write([[{ id: "key:000.broken", expected: 0, set: { format: 1 } }]]);
+  expect(await gate.keys.list()).toMatchObject({ keys: [{ id: key.id }], unreadable: ["000.broken"] });
+});
+
+test("close may be called twice at once", async () => {
+  const time = manualTime();
+  const gate = createKeystile({ store: memoryStore({ clock: time.store.now }), runtime: time.runtime });
+  const { secret } = await gate.keys.issue({ quota: 1 });
+  const decision = await gate.authorize(presenting(secret));
+  const ends = [gate.close(), gate.close()];
+  await idle();
+  if (decision.allowed) await decision.settle();
+  expect(await Promise.all(ends)).toEqual([{ unwritten: 0 }, { unwritten: 0 }]);
+});
+
+test("a rule that is asynchronous by mistake refuses, and its rejection ends nothing", async () => {
+  const unhandled = vi.fn();
+  process.on("unhandledRejection", unhandled);
+  const rule = { name: "late", allows: (() => Promise.reject(new Error("late"))) as never };
+  const gate = createKeystile({ store: memoryStore(), rules: [rule] });
+  const { secret } = await gate.keys.issue();
+  expect(await gate.authorize(presenting(secret))).toMatchObject({ refusal: { rule: "late" } });
+  await new Promise((resolve) => setImmediate(resolve));
+  process.off("unhandledRejection", unhandled);
+  expect(unhandled).not.toHaveBeenCalled();
+});
+
+test.each([[5], [{}], [[null]], [["a", 5]], [true]])(
+  "a model that is no text makes nothing throw: %j",
+  async (model) => {
+    const modelFamily = (name: string): string => name.split(":")[0] as string;
+    const gate = createKeystile({ store: memoryStore(), modelFamily });
+    const limits = [{ requests: 9, windowMs: 60_000, per: "model" as const }];
+    const { secret } = await gate.keys.issue({ limits });
+    const decision = await gate.authorize({ ...presenting(secret), model: model as never });
+    expect(decision).toMatchObject({ allowed: false, refusal: { reason: "model_undetermined" } });
+  },
+);
+
+test("a modelFamily that throws or returns no text leaves each model a family of its own", async () => {
+  const modelFamily = (name: string): string => {
+    if (name === "a") throw new Error("broken");
+    return 5 as never;
+  };
+  const gate = createKeystile({ store: memoryStore(), modelFamily });
+  const { secret } = await gate.keys.issue({ limits: [{ requests: 1, windowMs: 60_000, per: "model" }] });
+  const ask = async (model: string) => (await gate.authorize({ ...presenting(secret), model })).allowed;
+  expect([await ask("a"), await ask("a"), await ask("b"), await ask("b")]).toEqual([
+    true,
+    false,
+    true,
+    false,
+  ]);
+});
+
+describe("the header of a trusted proxy that names the client", () => {
+  const settings = { trustedProxies: ["10.0.0.0/8"], clientAddressHeader: "CF-Connecting-IP" };
+
+  test.each([
+    ["10.0.0.1", { "cf-connecting-ip": "192.0.2.7" }, true],
+    ["10.0.0.1", { "cf-connecting-ip": "192.0.2.8" }, false],
+    ["10.0.0.1", { "cf-connecting-ip": ["192.0.2.7", "192.0.2.7"] }, false],
+    ["10.0.0.1", { "cf-connecting-ip": "192.0.2.8, 192.0.2.7" }, false],
+    ["10.0.0.1", { "x-forwarded-for": "192.0.2.7" }, false],
+    ["10.0.0.1", {}, false],
+    ["192.0.2.9", { "cf-connecting-ip": "192.0.2.7" }, false],
+    ["192.0.2.7", { "cf-connecting-ip": "192.0.2.9" }, true],
+  ])("from %s with %j: allowed %s", async (address, headers, allowed) => {
+    const gate = createKeystile({ store: memoryStore(), ...settings });
+    const { secret } = await gate.keys.issue({ allowedIps: ["192.0.2.7"] });
+    const decision = await gate.authorize({ headers: { ...headers, "x-api-key": secret }, address });
+    expect(decision.allowed).toBe(allowed);
+    if (decision.allowed) await decision.void();
+  });
+});
+
+test("every member of a policy is in the view of its key", async () => {
+  const policy = {
+    name: "n",
+    allowedIps: ["192.0.2.1"],
+    allowedModels: ["a"],
+    deniedModels: ["b"],
+    scopes: ["c"],
+    limits: [{ inFlight: 1 }],
+    onCrash: "release",
+    metadata: { a: "b" },
+  } as const;
+  const { key } = await createKeystile({ store: memoryStore() }).keys.issue({ ...policy, quota: 7 });
+  expect(key).toMatchObject({ ...policy, quota: { limit: 7 } });
+});
+
+test("a policy beyond 24 KiB is refused, and with the largest one a document stays within 64 KiB", async () => {
+  const wide = Array.from({ length: 256 }, (_, n) => `model-${n}-`.padEnd(100, "x"));
+  const { keys } = createKeystile({ store: memoryStore() });
+  await expect(keys.issue({ allowedModels: wide })).rejects.toMatchObject({ code: "invalid_options" });
+
+  const families = Array.from({ length: 64 }, (_, n) => `${n}`.padEnd(64, "\u{4e00}"));
+  const limits = [{ requests: 1_000, windowMs: 60_000, per: "model" as const }];
+  let record: KeyRecord = sampleKey({ allowedModels: wide.map((name) => name.slice(0, 84)), limits }, 1);
+  for (const family of families) {
+    const outcome = takeRequest(record, [family], 1_800_000_000_000);
+    if (outcome.fits) record = { ...record, levels: outcome.levels };
+  }
+  const amount = Number.MAX_SAFE_INTEGER;
+  const node = { seq: amount, open: 9_999, renewByMs: amount, held: { [KEY_PURSE]: amount } };
+  const spent = {
+    seq: amount,
+    collectedAtMs: amount,
+    mode: "release",
+    collected: { [KEY_PURSE]: amount },
+  } as const;
+  const named = <T>(count: number, entry: T) =>
+    Object.fromEntries(Array.from({ length: count }, (_, n) => [`abcdefghijklmnopqr.${n}`, entry]));
+  const fullest = { ...record, nodes: named(MAX_NODES, node), collected: named(MAX_COLLECTED, spent) };
+  expect(parseKeyRecord({ id: "key:1", version: 1, body: fullest as never })).toEqual(fullest);
+  expect(new TextEncoder().encode(JSON.stringify(fullest)).byteLength).toBeLessThan(65_536);
+});
