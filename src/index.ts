@@ -32,6 +32,8 @@ export { evaluatePolicy } from "./policy.js";
 export type { QuotaStatus, Reservation } from "./quota.js";
 export { redact } from "./redact.js";
 export type { Reason, Refusal, RefusalCode, RefusalStatus, RefusalType } from "./refusal.js";
+export type { RequestParts } from "./request-models.js";
+export { requestedModels } from "./request-models.js";
 export type { Runtime } from "./runtime.js";
 export type { Pepper, SecretPrefixes } from "./secret.js";
 export type { Document, Json, ListQuery, Store, Write, WriteResult } from "./store.js";
