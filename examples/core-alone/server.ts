@@ -76,7 +76,7 @@ function askProvider(path: string, body: Uint8Array | undefined): Promise<Respon
   return fetch(new URL(path, provider.url), {
     method: "POST",
     headers,
-    body: (body ?? null) as BodyInit | null,
+    body: body === undefined ? null : Buffer.from(body),
   });
 }
 
