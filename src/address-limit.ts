@@ -1,6 +1,6 @@
 import type { Address } from "./address.js";
 import type { Level, RequestLimit } from "./documents.js";
-import { drained, take } from "./limits.js";
+import { bucketStatus, drained, type LimitStatus, take } from "./limits.js";
 
 /** Addresses counted one by one. Beyond, those not seen lately share one bucket. */
 const MAX_ADDRESSES = 10_000;
@@ -12,12 +12,12 @@ const MAX_ADDRESSES = 10_000;
  * Memory is bounded, and a flood of addresses resets nobody's count: while all buckets are in use, new addresses share
  * one. It is the only limit that a refused request consumes.
  *
- * @returns how long a request has to wait until it fits; 0 if it was counted.
+ * @returns how long a request has to wait until it fits (0: it was counted), and where the limit stands then.
  */
 export function addressLimit(
   limit: RequestLimit,
   maxAddresses: number = MAX_ADDRESSES,
-): (address: Address | undefined, now: number) => number {
+): (address: Address | undefined, now: number) => { readonly waitMs: number; readonly status: LimitStatus } {
   const buckets = new Map<string, Level>();
 
   function makeRoom(now: number): boolean {
@@ -31,11 +31,11 @@ export function addressLimit(
     const own = bucketOf(address);
     const name = buckets.has(own) || makeRoom(now) ? own : "others";
     const { level, waitMs } = take(limit, buckets.get(name), now);
-    if (waitMs > 0) return waitMs;
+    if (waitMs > 0) return { waitMs, status: bucketStatus(limit, buckets.get(name), now) };
     // Moved to the end, so that the first one is the one not counted for longest.
     buckets.delete(name);
     buckets.set(name, level);
-    return 0;
+    return { waitMs, status: bucketStatus(limit, level, now) };
   };
 }
 

@@ -121,19 +121,23 @@ export function authorizer(
     settings;
   const { cacheSize, drainMs, requestTimeoutMs } = settings;
   const prefixes = Object.values(settings.prefixes);
+  const aliases = new Map(Object.entries(settings.modelAliases));
   const keyIds = new Map<string, string>();
   const open = new Map<Allowed, number>();
   let deciding = 0;
   let closing: "no" | "draining" | "drained" = "no";
   let onEmpty: (() => void) | undefined;
 
-  const waitFor = settings.addressLimit === undefined ? undefined : addressLimit(settings.addressLimit);
+  const countAddress = settings.addressLimit === undefined ? undefined : addressLimit(settings.addressLimit);
 
   async function identify({ headers, address: peer, ...request }: Arrival): Promise<Identified | Refused> {
     assertOpen();
     const address = addressOf(peer, headers);
-    const retryAfterMs = waitFor?.(address, Math.floor(runtime.monotonicMs())) ?? 0;
-    if (retryAfterMs > 0) return refused(refuse("address_rate_limited", { retryAfterMs }));
+    const counted = countAddress?.(address, session.now());
+    if (counted !== undefined && counted.waitMs > 0) {
+      const refusal = refuse("address_rate_limited", { retryAfterMs: counted.waitMs });
+      return { ...refused(refusal), limits: [counted.status] };
+    }
 
     const credential = readCredential(headers, credentials, request.url);
     if ("refusal" in credential) return refused(credential.refusal);
@@ -202,9 +206,10 @@ export function authorizer(
   }
 
   function identified({ keyId, record }: Located, arrived: Presented): Identified {
-    async function admit({ model, cost = 1 }: Admission = {}): Promise<Decision> {
+    async function admit({ model: asked, cost = 1 }: Admission = {}): Promise<Decision> {
       assertOpen();
       assertCost(cost);
+      const model = withoutAliases(asked);
       const facts = { ...arrived, model, modelFamilies: families(model) };
       deciding += 1;
       try {
@@ -242,6 +247,11 @@ export function authorizer(
 
   function tellIfEmpty(): void {
     if (open.size === 0 && deciding === 0) onEmpty?.();
+  }
+
+  function withoutAliases(model: Facts["model"]): Facts["model"] {
+    if (typeof model === "string") return aliases.get(model) ?? model;
+    return Array.isArray(model) ? model.map((name) => aliases.get(name) ?? name) : model;
   }
 
   function familyOf(model: string): string {
@@ -285,7 +295,8 @@ export function authorizer(
       estimate,
       limits,
       quota,
-      canUseModel: (name) => isModelAllowed(name, record.policy.allowedModels, record.policy.deniedModels),
+      canUseModel: (name) =>
+        isModelAllowed(aliases.get(name) ?? name, record.policy.allowedModels, record.policy.deniedModels),
       observe(cost) {
         assertCost(cost);
         observed = cost;

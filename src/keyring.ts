@@ -13,6 +13,8 @@ import { KeystileError } from "./errors.js";
 import type { GroupCommit } from "./group-commit.js";
 import { invalid } from "./invalid-options.js";
 import { newKeyRecord } from "./key-record.js";
+import type { Settings } from "./options.js";
+import { isExpired, isTime } from "./policy.js";
 import {
   type IssueInput,
   type PolicyInput,
@@ -21,9 +23,7 @@ import {
   parsePolicyPatch,
   parseRotateOptions,
   parseUpdateCondition,
-  type Settings,
-} from "./options.js";
-import { isExpired, isTime } from "./policy.js";
+} from "./policy-input.js";
 import { expireHolds, type QuotaStatus, quotaStatus } from "./quota.js";
 import type { Runtime } from "./runtime.js";
 import { digestsOf, generateSecret, hasValidChecksum, hintOf, isSecret } from "./secret.js";

@@ -103,7 +103,8 @@ export function capacity({ requests, burst = requests, windowMs }: RequestLimit)
   return burst * windowMs;
 }
 
-function bucketStatus(limit: RequestLimit, bucket: Level | undefined, now: number): LimitStatus {
+/** Where one bucket stands. */
+export function bucketStatus(limit: RequestLimit, bucket: Level | undefined, now: number): LimitStatus {
   const { level, atMs } = drained(limit, bucket, now);
   return {
     unit: "requests",

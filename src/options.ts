@@ -1,11 +1,10 @@
 import { z } from "zod";
 import { compileRanges, type Ranges } from "./address.js";
 import { type CredentialSource, DEFAULT_SOURCES } from "./credential.js";
-import type { Limit, Policy, RequestLimit } from "./documents.js";
+import type { Policy, RequestLimit } from "./documents.js";
 import { invalid, parse } from "./invalid-options.js";
-import { bucketName, capacity, isRequestLimit } from "./limits.js";
-import { checkModelPatterns } from "./models.js";
-import { isTime, type Rule } from "./policy.js";
+import type { Rule } from "./policy.js";
+import { defined, parseAddressLimit } from "./policy-input.js";
 import type { Runtime } from "./runtime.js";
 import { DEFAULT_PREFIXES, isSecretPrefix, type Pepper, type SecretPrefixes } from "./secret.js";
 import type { Store } from "./store.js";
@@ -36,6 +35,11 @@ export interface KeystileOptions {
    * Windows of 1 s to 31 days; 10,000 addresses are counted one by one. Default none.
    */
   readonly addressLimit?: Omit<RequestLimit, "per">;
+  /**
+   * Other names of models, resolved before anything is matched: `{ "gpt-latest": "gpt-5" }`. The decision's `model` is
+   * the resolved one. At most 1,024, names up to 512 characters. Default none.
+   */
+  readonly modelAliases?: Readonly<Record<string, string>>;
   /**
    * What limits `per: "model"` count a model as, so that variants share one bucket. Pure; where it throws or returns no
    * text, the model counts as itself. Names beyond 64 characters share one bucket. Default: the model itself.
@@ -76,46 +80,6 @@ export interface KeystileOptions {
   readonly runtime?: Runtime;
 }
 
-/** What a key may do, as it is written. Wrong policies throw here, not when a request comes. */
-export interface PolicyInput {
-  /** For people. 1 to 256 characters. */
-  readonly name?: string;
-  /** A `Date`, integer milliseconds, or ISO 8601 with `Z` or an offset, in the future. Default `null`: never. */
-  readonly expiresAt?: Date | number | string | null;
-  /** Addresses and ranges, at most 256. `null` or left out: any. */
-  readonly allowedIps?: readonly string[] | null;
-  /** Exact names or patterns: `*` within a segment, `**` across `/`. At most 256. `null` or left out: all. */
-  readonly allowedModels?: readonly string[] | null;
-  /** As `allowedModels`; wins over it. */
-  readonly deniedModels?: readonly string[] | null;
-  /** What the key may be used for, where a route requires it. At most 64, each 1 to 64 characters. Default none. */
-  readonly scopes?: readonly string[] | null;
-  /**
-   * `{ requests, windowMs, burst?, per? }`: requests per window, leaky bucket, windows of 1 s to 31 days, for the key
-   * or (`per: "model"`) for each model; `{ inFlight }`: requests at a time. At most 16, each window once for the key and
-   * once per model. Default none.
-   */
-  readonly limits?: readonly Limit[];
-  /** How much may ever be used, an integer up to 2^53 - 1 in your unit. Default `null`: unlimited, but counted. */
-  readonly quota?: number | null;
-  /** As the option of `createKeystile`, for this key. */
-  readonly onCrash?: Policy["onCrash"];
-  /** Up to 32 members, names up to 64 and values up to 512 characters. Shown with every decision. */
-  readonly metadata?: Readonly<Record<string, string>>;
-}
-
-export interface IssueInput extends PolicyInput {
-  /** Who the key belongs to. 1 to 256 characters. Cannot be changed later. */
-  readonly owner?: string;
-  /** Which prefix the secret gets. Default `standard`. */
-  readonly kind?: keyof SecretPrefixes;
-  /**
-   * A secret made elsewhere, taken over as it is: one of the configured prefixes, then 32 to 512 of `A-Z a-z 0-9`.
-   * `kind` is that of its prefix then. Default: a new one.
-   */
-  readonly secret?: string;
-}
-
 /** The options of a running instance: complete, compiled. */
 export interface Settings {
   readonly store: Store;
@@ -126,6 +90,7 @@ export interface Settings {
   readonly trustedProxies: Ranges | undefined;
   readonly clientAddressHeader: string | undefined;
   readonly addressLimit: RequestLimit | undefined;
+  readonly modelAliases: Readonly<Record<string, string>>;
   readonly modelFamily: ((model: string) => string) | undefined;
   readonly rules: readonly Rule[];
   readonly realm: string;
@@ -141,7 +106,6 @@ export interface Settings {
 
 const text = z.string().min(1).max(256);
 const DAY_MS = 86_400_000;
-const MAX_WINDOW_MS = 31 * DAY_MS;
 
 const prefix = z.string().refine(isSecretPrefix, "expected 1 to 32 of A-Z a-z 0-9 _ - that end in - or _");
 const pepper = z.strictObject({
@@ -155,20 +119,6 @@ function methods<T>(...names: readonly string[]): z.ZodType<T> {
     `expected an object with the functions ${names.join(", ")}`,
   );
 }
-
-const requestLimit = z.strictObject({
-  requests: z.int().min(1),
-  windowMs: z.int().min(1_000).max(MAX_WINDOW_MS),
-  burst: z.int().min(1).optional(),
-});
-
-const limit = z.union(
-  [
-    requestLimit.extend({ per: z.literal("model").optional() }).readonly(),
-    z.strictObject({ inFlight: z.int().min(1) }).readonly(),
-  ],
-  { error: "expected { requests, windowMs, burst?, per? } or { inFlight }" },
-);
 
 const keystileOptions = z.strictObject({
   store: methods<Store>("read", "write", "list", "close"),
@@ -186,7 +136,11 @@ const keystileOptions = z.strictObject({
     .regex(/^[\w-]+$/, "expected the name of a header")
     .toLowerCase()
     .optional(),
-  addressLimit: requestLimit.optional(),
+  addressLimit: z.unknown().optional(),
+  modelAliases: z
+    .record(z.string().min(1).max(512), z.string().min(1).max(512))
+    .refine((members) => Object.keys(members).length <= 1_024, "expected at most 1,024 aliases")
+    .default({}),
   modelFamily: z.custom<(model: string) => string>(isFunction, "expected a function").optional(),
   rules: z
     .array(methods<Rule>("allows").refine(({ name }) => name !== "", "expected a rule with a name"))
@@ -207,38 +161,6 @@ const keystileOptions = z.strictObject({
   runtime: methods<Runtime>("monotonicMs", "setTimer", "random", "randomBytes").optional(),
 });
 
-// Frozen, because views and decisions show parts of a policy to callers.
-const names = z.array(z.string()).readonly().nullable().optional();
-
-const policyShape = {
-  name: text.optional(),
-  expiresAt: z
-    .union([z.date(), z.int(), z.iso.datetime({ offset: true }), z.null()], {
-      error: "expected a Date, integer milliseconds, ISO 8601 with Z or an offset, or null",
-    })
-    .optional(),
-  allowedIps: names,
-  allowedModels: names,
-  deniedModels: names,
-  scopes: z.array(z.string().min(1).max(64)).max(64).readonly().nullable().optional(),
-  limits: z.array(limit).max(16).readonly().optional(),
-  quota: z.int().min(0).nullable().optional(),
-  onCrash: z.enum(["charge", "release"]).optional(),
-  metadata: z
-    .record(z.string().min(1).max(64), z.string().max(512))
-    .refine((members) => Object.keys(members).length <= 32, "expected at most 32 members")
-    .readonly()
-    .optional(),
-};
-
-const policyInput = z.strictObject(policyShape);
-const issueInput = z.strictObject({
-  ...policyShape,
-  owner: text.optional(),
-  kind: z.enum(["standard", "subscription"]).default("standard"),
-  secret: z.string().optional(),
-});
-
 /** @throws KeystileError `invalid_options` naming the path, what was received and what would be right. */
 export function parseKeystileOptions(options: KeystileOptions): Settings {
   const parsed = parse(keystileOptions, options, "options");
@@ -257,126 +179,16 @@ export function parseKeystileOptions(options: KeystileOptions): Settings {
       `expected more than storeTimeoutMs (${storeTimeoutMs}), received ${holdMs}`,
     );
   }
-  if (parsed.addressLimit !== undefined) checkLimits([parsed.addressLimit]);
   return Object.freeze({
     ...parsed,
     prefixes,
     runtime: parsed.runtime,
     clientAddressHeader: parsed.clientAddressHeader,
-    addressLimit: parsed.addressLimit,
+    addressLimit: parseAddressLimit(parsed.addressLimit, "options.addressLimit"),
     modelFamily: parsed.modelFamily,
     trustedProxies:
       trustedProxies.length === 0 ? undefined : compileRanges(trustedProxies, "options.trustedProxies"),
   });
-}
-
-/** A new key's owner, prefix and policy. @throws KeystileError `invalid_options` */
-export function parseIssueInput(
-  input: IssueInput,
-  defaults: Pick<Policy, "onCrash">,
-  now: number,
-): {
-  readonly owner: string | undefined;
-  readonly kind: keyof SecretPrefixes;
-  readonly secret: string | undefined;
-  readonly policy: Policy;
-} {
-  const { owner, kind, secret, ...fields } = parse(issueInput, input, "key");
-  const blank: Policy = { state: "active", expiresAtMs: null, limits: [], quota: null, ...defaults };
-  return { owner, kind, secret, policy: applyPolicy(blank, fields, now) };
-}
-
-/** A change of a policy, checked before it is needed; `null` takes a rule away. @throws KeystileError `invalid_options` */
-export function parsePolicyPatch(patch: PolicyInput, now: number): (policy: Policy) => Policy {
-  const fields = parse(policyInput, patch, "patch");
-  applyPolicy(
-    { state: "active", expiresAtMs: null, limits: [], quota: null, onCrash: "charge" },
-    fields,
-    now,
-  );
-  return (policy) => applyPolicy(policy, fields, now);
-}
-
-const MAX_GRACE_MS = 365 * DAY_MS;
-
-/** A document is 64 KiB at most, and the rest of it is for counters. */
-const MAX_POLICY_BYTES = 24_576;
-
-const updateCondition = z.strictObject({ ifPolicyVersion: z.int().min(1).optional() });
-const rotateOptions = z.strictObject({ graceMs: z.int().min(0).max(MAX_GRACE_MS).default(0) });
-const listQuery = z.strictObject({
-  owner: text.optional(),
-  after: z.string().max(512).optional(),
-  limit: z.int().min(1).max(1_000).default(100),
-});
-
-/** @throws KeystileError `invalid_options` */
-export function parseUpdateCondition(condition: unknown): { readonly ifPolicyVersion?: number | undefined } {
-  return parse(updateCondition, condition, "condition");
-}
-
-/** @throws KeystileError `invalid_options` */
-export function parseRotateOptions(options: unknown): { readonly graceMs: number } {
-  return parse(rotateOptions, options, "options");
-}
-
-/** @throws KeystileError `invalid_options` */
-export function parseListQuery(query: unknown): {
-  readonly owner?: string | undefined;
-  readonly after?: string | undefined;
-  readonly limit: number;
-} {
-  return parse(listQuery, query, "query");
-}
-
-function applyPolicy(policy: Policy, fields: z.infer<typeof policyInput>, now: number): Policy {
-  const { expiresAt, ...rest } = fields;
-  if (rest.allowedIps) compileRanges(rest.allowedIps, "allowedIps");
-  if (rest.allowedModels) checkModelPatterns(rest.allowedModels, "allowedModels");
-  if (rest.deniedModels) checkModelPatterns(rest.deniedModels, "deniedModels");
-  if (rest.limits) checkLimits(rest.limits);
-  const expiresAtMs = expiresAt === undefined ? policy.expiresAtMs : expiryMs(expiresAt, now);
-  const merged: Record<string, unknown> = { ...policy, ...defined(rest), expiresAtMs };
-  for (const list of ["allowedIps", "allowedModels", "deniedModels", "scopes"])
-    if (merged[list] === null) delete merged[list];
-  const bytes = new TextEncoder().encode(JSON.stringify(merged)).byteLength;
-  if (bytes > MAX_POLICY_BYTES) {
-    throw invalid(
-      "policy",
-      `expected at most ${MAX_POLICY_BYTES} bytes of JSON, received ${bytes}; shorten its lists`,
-    );
-  }
-  return Object.freeze(merged) as unknown as Policy;
-}
-
-function checkLimits(limits: readonly Limit[]): void {
-  const requestLimits = limits.filter(isRequestLimit) as readonly RequestLimit[];
-  if (new Set(requestLimits.map(bucketName)).size < requestLimits.length) {
-    throw invalid("limits", "two limits have the same windowMs and per; keep the tighter one");
-  }
-  if (limits.length - requestLimits.length > 1) throw invalid("limits", "expected at most one inFlight");
-  for (const requestLimit of requestLimits) {
-    if (!Number.isSafeInteger(capacity(requestLimit))) {
-      throw invalid(
-        "limits",
-        `burst * windowMs must stay within 2^53 - 1, received ${capacity(requestLimit)}`,
-      );
-    }
-  }
-}
-
-/** Year 2000 in milliseconds: numbers below it are seconds, or a mistake. */
-const EARLIEST_MS = 946_684_800_000;
-
-function expiryMs(expiresAt: Date | number | string | null, now: number): number | null {
-  if (expiresAt === null) return null;
-  const ms = typeof expiresAt === "number" ? expiresAt : new Date(expiresAt).getTime();
-  if (!isTime(ms)) throw invalid("expiresAt", `expected a time that a Date can hold, received ${ms}`);
-  if (ms < EARLIEST_MS)
-    throw invalid("expiresAt", `expected milliseconds, received ${ms}, which looks like seconds`);
-  if (ms <= now)
-    throw invalid("expiresAt", `expected a time in the future, received ${new Date(ms).toISOString()}`);
-  return ms;
 }
 
 function isFunction(value: unknown): boolean {
@@ -385,9 +197,4 @@ function isFunction(value: unknown): boolean {
 
 function isVaried(secret: string): boolean {
   return new Set(secret).size >= 8;
-}
-
-/** Members that are there and undefined say nothing. */
-function defined<T extends object>(members: T): { [K in keyof T]: Exclude<T[K], undefined> } {
-  return Object.fromEntries(Object.entries(members).filter(([, value]) => value !== undefined)) as never;
 }

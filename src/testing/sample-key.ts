@@ -1,6 +1,6 @@
 import type { KeyRecord } from "../documents.js";
 import { newKeyRecord } from "../key-record.js";
-import { type IssueInput, parseIssueInput } from "../options.js";
+import { type IssueInput, parseIssueInput } from "../policy-input.js";
 import { DEFAULT_PREFIXES } from "../secret.js";
 
 /**

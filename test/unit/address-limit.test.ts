@@ -10,11 +10,11 @@ const one = { requests: 1, windowMs: MINUTE };
 describe("addressLimit", () => {
   test("counts each address by itself and says how long to wait", () => {
     const wait = addressLimit(one);
-    expect(wait(parseAddress("192.0.2.1"), 0)).toBe(0);
-    expect(wait(parseAddress("192.0.2.1"), 1_000)).toBe(59_000);
-    expect(wait(parseAddress("192.0.2.2"), 1_000)).toBe(0);
-    expect(wait(parseAddress("192.0.2.1"), 59_999)).toBe(1);
-    expect(wait(parseAddress("192.0.2.1"), MINUTE)).toBe(0);
+    expect(wait(parseAddress("192.0.2.1"), 0).waitMs).toBe(0);
+    expect(wait(parseAddress("192.0.2.1"), 1_000).waitMs).toBe(59_000);
+    expect(wait(parseAddress("192.0.2.2"), 1_000).waitMs).toBe(0);
+    expect(wait(parseAddress("192.0.2.1"), 59_999).waitMs).toBe(1);
+    expect(wait(parseAddress("192.0.2.1"), MINUTE).waitMs).toBe(0);
   });
 
   test.each([
@@ -24,28 +24,28 @@ describe("addressLimit", () => {
   ])("%s and %s share a count: %s", (first, second, shared) => {
     const wait = addressLimit(one);
     wait(parseAddress(first), 0);
-    expect(wait(parseAddress(second), 0) > 0).toBe(shared);
+    expect(wait(parseAddress(second), 0).waitMs > 0).toBe(shared);
   });
 
   test("counts all unknown addresses as one", () => {
     const wait = addressLimit(one);
-    expect([wait(undefined, 0), wait(parseAddress("nonsense"), 0)]).toEqual([0, MINUTE]);
+    expect([wait(undefined, 0).waitMs, wait(parseAddress("nonsense"), 0).waitMs]).toEqual([0, MINUTE]);
   });
 
   test("a flood of addresses resets nobody's count, and shares one", () => {
     const wait = addressLimit(one, 3);
     for (const last of [1, 2, 3]) wait(parseAddress(`192.0.2.${last}`), 0);
-    expect(wait(parseAddress("192.0.2.4"), 1)).toBe(0);
-    expect(wait(parseAddress("192.0.2.5"), 1)).toBe(MINUTE);
-    expect(wait(parseAddress("192.0.2.1"), 1)).toBe(MINUTE - 1);
+    expect(wait(parseAddress("192.0.2.4"), 1).waitMs).toBe(0);
+    expect(wait(parseAddress("192.0.2.5"), 1).waitMs).toBe(MINUTE);
+    expect(wait(parseAddress("192.0.2.1"), 1).waitMs).toBe(MINUTE - 1);
   });
 
   test("makes room by forgetting what has drained", () => {
     const wait = addressLimit(one, 1);
     wait(parseAddress("192.0.2.1"), 0);
-    expect(wait(parseAddress("192.0.2.2"), MINUTE)).toBe(0);
-    expect(wait(parseAddress("192.0.2.3"), MINUTE)).toBe(0);
-    expect(wait(parseAddress("192.0.2.4"), MINUTE)).toBe(MINUTE);
+    expect(wait(parseAddress("192.0.2.2"), MINUTE).waitMs).toBe(0);
+    expect(wait(parseAddress("192.0.2.3"), MINUTE).waitMs).toBe(0);
+    expect(wait(parseAddress("192.0.2.4"), MINUTE).waitMs).toBe(MINUTE);
   });
 });
 
@@ -64,6 +64,7 @@ test("a request over the limit of its address is refused before anything is look
   expect(await gate.authorize(request)).toMatchObject({
     allowed: false,
     refusal: { reason: "address_rate_limited", status: 429 },
+    limits: [{ unit: "requests", limit: 1, remaining: 0 }],
   });
   expect(reads).toBe(before);
   await gate.close();

@@ -21,6 +21,7 @@ const PACKAGES: Readonly<Record<string, readonly string[]>> = {
   address: ["ipaddr.js"],
   documents: ["zod"],
   options: ["zod"],
+  "policy-input": ["zod"],
   "invalid-options": ["zod"],
   secret: ["node:crypto"],
 };

@@ -2,7 +2,8 @@ import { describe, expect, test } from "vitest";
 import type { Allowed, Decision, Refused } from "../../src/authorizer.js";
 import type { IssuedKey } from "../../src/keyring.js";
 import { createKeystile, type Keystile } from "../../src/keystile.js";
-import type { IssueInput, KeystileOptions } from "../../src/options.js";
+import type { KeystileOptions } from "../../src/options.js";
+import type { IssueInput } from "../../src/policy-input.js";
 import { digestSecret } from "../../src/secret.js";
 import type { Json } from "../../src/store.js";
 import {

@@ -2,8 +2,8 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { type Decided, type DecideRequest, decide } from "../../src/decide.js";
 import type { KeyRecord, NodeEntry, Policy } from "../../src/documents.js";
-import type { IssueInput } from "../../src/options.js";
 import { evaluatePolicy, type Facts } from "../../src/policy.js";
+import type { IssueInput } from "../../src/policy-input.js";
 import type { Reason } from "../../src/refusal.js";
 import { sampleKey } from "../../src/testing/sample-key.js";
 

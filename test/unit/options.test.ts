@@ -1,16 +1,15 @@
 import { describe, expect, test } from "vitest";
 import { isKeystileError } from "../../src/errors.js";
 import { createKeystile } from "../../src/keystile.js";
+import { type KeystileOptions, parseKeystileOptions } from "../../src/options.js";
 import {
   type IssueInput,
-  type KeystileOptions,
   parseIssueInput,
-  parseKeystileOptions,
   parseListQuery,
   parsePolicyPatch,
   parseRotateOptions,
   parseUpdateCondition,
-} from "../../src/options.js";
+} from "../../src/policy-input.js";
 import { systemRuntime } from "../../src/runtime.js";
 import { memoryStore } from "../../src/stores/memory.js";
 
@@ -36,6 +35,8 @@ test("every option but the store has a default", () => {
     credentials: ["bearer", "x-api-key"],
     trustedProxies: undefined,
     addressLimit: undefined,
+    clientAddressHeader: undefined,
+    modelAliases: {},
     modelFamily: undefined,
     rules: [],
     codes: "full",
@@ -329,8 +330,9 @@ test.each<[string, unknown]>([
   ["key.metadata.a", { metadata: { a: 1 } }],
 ])("a policy is refused when it is written, naming %s: %j", (path, input) => {
   const { message } = faultOf(() => issued(input as IssueInput));
-  expect(message.startsWith(`${path}`), message).toBe(true);
-  expect(message.slice(path.length)).toMatch(/^(\.|: )/);
+  const at = path.startsWith("key") ? path : `key.${path}`;
+  expect(message.startsWith(at), message).toBe(true);
+  expect(message.slice(at.length)).toMatch(/^(\.|: )/);
 });
 
 test.each([
@@ -438,7 +440,7 @@ describe("a patch", () => {
   });
 
   test("is checked before there is a policy to apply it to", () => {
-    expect(faultOf(() => parsePolicyPatch({ allowedIps: [] }, T0)).message).toMatch(/^allowedIps: /);
+    expect(faultOf(() => parsePolicyPatch({ allowedIps: [] }, T0)).message).toMatch(/^patch\.allowedIps: /);
     expect(faultOf(() => parsePolicyPatch({ expiresAt: T0 }, T0)).message).toMatch(/^expiresAt: /);
     for (const unknown of ["owner", "kind", "state"]) {
       expect(faultOf(() => parsePolicyPatch({ [unknown]: "x" }, T0)).message).toContain(`"${unknown}"`);

@@ -113,3 +113,20 @@ test("modelFamily lets variants of a model share a bucket", async () => {
   for (const decision of decisions) if (decision.allowed) await decision.void();
   await gate.close();
 });
+
+test("aliases are resolved before anything is matched, and the decision tells the real model", async () => {
+  const modelAliases = { "gpt-latest": "gpt-5", __proto__: "x" };
+  const gate = createKeystile({ store: memoryStore(), modelAliases });
+  const { secret } = await gate.keys.issue({ allowedModels: ["gpt-5"] });
+  const ask = async (model: string | readonly string[]) => {
+    const decision = await gate.authorize({ headers: { "x-api-key": secret }, model });
+    if (decision.allowed) await decision.void();
+    return decision;
+  };
+  expect(await ask("gpt-latest")).toMatchObject({ allowed: true, model: "gpt-5" });
+  expect(await ask(["gpt-5", "gpt-latest"])).toMatchObject({ allowed: true, model: ["gpt-5", "gpt-5"] });
+  expect(await ask("toString")).toMatchObject({ refusal: { reason: "model_not_allowed" } });
+  const decision = await ask("gpt-5");
+  expect(decision.allowed && decision.canUseModel("gpt-latest")).toBe(true);
+  await gate.close();
+});
