@@ -441,7 +441,7 @@ describe("a patch", () => {
 
   test("is checked before there is a policy to apply it to", () => {
     expect(faultOf(() => parsePolicyPatch({ allowedIps: [] }, T0)).message).toMatch(/^patch\.allowedIps: /);
-    expect(faultOf(() => parsePolicyPatch({ expiresAt: T0 }, T0)).message).toMatch(/^expiresAt: /);
+    expect(faultOf(() => parsePolicyPatch({ expiresAt: T0 }, T0)).message).toMatch(/^patch\.expiresAt: /);
     for (const unknown of ["owner", "kind", "state"]) {
       expect(faultOf(() => parsePolicyPatch({ [unknown]: "x" }, T0)).message).toContain(`"${unknown}"`);
     }
