@@ -98,6 +98,9 @@ const issueInput = z.strictObject({
   secret: z.string().optional(),
 });
 
+/** What a policy is before anything is said. */
+const BLANK: Policy = { state: "active", expiresAtMs: null, limits: [], quota: null, onCrash: "charge" };
+
 /** A new key's owner, prefix and policy. @throws KeystileError `invalid_options` */
 export function parseIssueInput(
   input: IssueInput,
@@ -110,19 +113,13 @@ export function parseIssueInput(
   readonly policy: Policy;
 } {
   const { owner, kind, secret, ...fields } = parse(issueInput, input, "key");
-  const blank: Policy = { state: "active", expiresAtMs: null, limits: [], quota: null, ...defaults };
-  return { owner, kind, secret, policy: applyPolicy(blank, fields, now, "key") };
+  return { owner, kind, secret, policy: applyPolicy({ ...BLANK, ...defaults }, fields, now, "key") };
 }
 
 /** A change of a policy, checked before it is needed; `null` takes a rule away. @throws KeystileError `invalid_options` */
 export function parsePolicyPatch(patch: PolicyInput, now: number): (policy: Policy) => Policy {
   const fields = parse(policyInput, patch, "patch");
-  applyPolicy(
-    { state: "active", expiresAtMs: null, limits: [], quota: null, onCrash: "charge" },
-    fields,
-    now,
-    "patch",
-  );
+  applyPolicy(BLANK, fields, now, "patch");
   return (policy) => applyPolicy(policy, fields, now, "patch");
 }
 

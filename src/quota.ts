@@ -141,8 +141,9 @@ function forget(record: KeyRecord, now: number): KeyRecord {
   const drained = Object.entries(record.nodes)
     .filter(([, entry]) => entry.renewByMs <= now && !isHolding(entry))
     .map(([node, { renewByMs }]): Memory => ({ node, atMs: renewByMs }));
-  const collected = Object.entries(record.collected) //
-    .map(([node, { collectedAtMs }]): Memory => ({ node, atMs: collectedAtMs }));
+  const collected = Object.entries(record.collected).map(
+    ([node, { collectedAtMs }]): Memory => ({ node, atMs: collectedAtMs }),
+  );
   const forgotten = [...tooOld(drained, now), ...tooOld(collected, now)];
   if (forgotten.length === 0) return record;
   const names = new Set(forgotten.map(({ node }) => node));

@@ -4,7 +4,7 @@ import { gzipSync } from "node:zlib";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import WebSocket, { WebSocketServer } from "ws";
 import { guardUpgrade } from "../../src/adapters/node.js";
-import { createKeystile, type Keystile, type KeyView, type Store } from "../../src/index.js";
+import { createKeystile, type Keystile, type KeyView } from "../../src/index.js";
 import { memoryStore } from "../../src/stores/memory.js";
 import {
   type Common,
@@ -15,6 +15,7 @@ import {
   stop,
   type WireAnswer,
 } from "./adapters-servers.js";
+import { breakable } from "./breakable-store.js";
 
 /*
  * One table of behaviour for all adapters, over real sockets: the same bytes get the same answer, whatever the framework.
@@ -35,7 +36,7 @@ beforeAll(async () => {
   process.on("uncaughtException", noteUnhandled);
   vi.spyOn(console, "error").mockImplementation(() => {});
   gate = createKeystile({
-    store: breakable(memoryStore()),
+    store: breakable(memoryStore(), () => storeIsDown),
     drainMs: 0,
     trustedProxies: ["127.0.0.0/8"],
     credentials: ["bearer", "x-api-key", "websocket-protocol"],
@@ -66,23 +67,6 @@ async function start(options?: Common): Promise<Map<string, number>> {
     return [name, await listen(server)] as const;
   });
   return new Map(await Promise.all(started));
-}
-
-function breakable(store: Store): Store {
-  const check = (): void => {
-    if (storeIsDown) throw new Error("connect ECONNREFUSED");
-  };
-  return {
-    ...store,
-    async read(ids) {
-      check();
-      return store.read(ids);
-    },
-    async write(groups) {
-      check();
-      return store.write(groups);
-    },
-  };
 }
 
 interface Row {

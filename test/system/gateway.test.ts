@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { createAdaptorServer } from "@hono/node-server";
-import { createKeystile, type IssueInput, type Keystile, type Store } from "keystile";
+import { createKeystile, type IssueInput, type Keystile } from "keystile";
 import { memoryStore } from "keystile/memory";
 import OpenAI, {
   APIError,
@@ -15,6 +15,7 @@ import OpenAI, {
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { createGateway } from "../../examples/gateway/gateway.ts";
 import { startModelServer } from "../../examples/gateway/model-server.ts";
+import { breakable } from "./breakable-store.js";
 
 /*
  * The example gateway as its callers see it: the built package, a real server, and the official client of OpenAI,
@@ -31,7 +32,7 @@ let storeIsDown = false;
 
 beforeAll(async () => {
   modelServer = await startModelServer({ apiKey: "provider-key" });
-  keystile = createKeystile({ store: breakable(memoryStore()), drainMs: 0 });
+  keystile = createKeystile({ store: breakable(memoryStore(), () => storeIsDown), drainMs: 0 });
   const app = createGateway({ keystile, upstream: { url: modelServer.url, apiKey: "provider-key" } });
   server = createAdaptorServer({ fetch: app.fetch }) as Server;
   server.listen(0, "127.0.0.1");
@@ -45,24 +46,6 @@ afterAll(async () => {
   modelServer.close();
   expect(await keystile.close()).toEqual({ unwritten: 0 });
 });
-
-/** A store that can be made to fail. */
-function breakable(store: Store): Store {
-  const check = (): void => {
-    if (storeIsDown) throw new Error("connect ECONNREFUSED 10.1.2.3:5432");
-  };
-  return {
-    ...store,
-    async read(ids) {
-      check();
-      return store.read(ids);
-    },
-    async write(groups) {
-      check();
-      return store.write(groups);
-    },
-  };
-}
 
 async function issue(input: IssueInput = {}): Promise<{ secret: string; id: string }> {
   const { secret, key } = await keystile.keys.issue({ quota: 100, ...input });

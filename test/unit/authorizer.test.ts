@@ -5,8 +5,8 @@ import { createKeystile, type Keystile } from "../../src/keystile.js";
 import type { KeystileOptions } from "../../src/options.js";
 import type { IssueInput } from "../../src/policy-input.js";
 import { digestSecret } from "../../src/secret.js";
-import type { Json } from "../../src/store.js";
 import {
+  damage,
   type Fault,
   type FaultyStore,
   faultyStore,
@@ -166,7 +166,7 @@ describe("options about secrets", () => {
   test("keys made elsewhere work unless a checksum is required", async () => {
     const { keystile, store, another } = bench();
     const { key, secret } = await keystile.keys.issue();
-    await edit(store, key.id, (body) => ({
+    await damage(store, key.id, (body) => ({
       ...body,
       secrets: [{ digest: digestSecret(unknownSecret), hint: "0123", endsAtMs: null }],
     }));
@@ -711,7 +711,7 @@ describe("an outage", () => {
     const { keystile, store, another } = bench();
     const { secret, key } = await keystile.keys.issue();
     await keystile.authorize(presenting(secret));
-    await edit(store, key.id, change);
+    await damage(store, key.id, change);
     for (const instance of [keystile, another()]) {
       await expect(instance.authorize(presenting(secret))).rejects.toMatchObject({ code });
     }
@@ -721,7 +721,7 @@ describe("an outage", () => {
     const { keystile, store, another } = bench();
     const { secret, key } = await keystile.keys.issue();
     await keystile.authorize(presenting(secret));
-    await edit(store, key.id, () => null);
+    await damage(store, key.id, () => null);
     for (const instance of [keystile, another()]) {
       await expect(instance.authorize(presenting(secret))).rejects.toMatchObject({
         code: "document_invalid",
@@ -871,16 +871,4 @@ function gated(store: FaultyStore): { open(): void } {
   });
   store.onCall = ({ kind }) => (kind === "write" ? opened : undefined);
   return { open };
-}
-
-async function edit(
-  store: FaultyStore,
-  keyId: string,
-  change: (body: Record<string, unknown>) => unknown,
-): Promise<void> {
-  const { documents } = await store.read([`key:${keyId}`]);
-  const [document] = documents;
-  if (document === undefined) throw new Error("there is no such document");
-  const set = change(document.body as Record<string, unknown>) as Json;
-  await store.write([[{ id: document.id, expected: document.version, set }]]);
 }

@@ -1,5 +1,5 @@
 import { type Runtime, systemRuntime } from "../../src/runtime.js";
-import type { Document, Store } from "../../src/store.js";
+import type { Document, Json, Store } from "../../src/store.js";
 import { memoryStore } from "../../src/stores/memory.js";
 import { manualClock } from "../../src/testing/manual-clock.js";
 
@@ -50,6 +50,19 @@ export function faultyStore(clock: () => number): FaultyStore {
     },
   };
   return faulty;
+}
+
+/** Replaces the stored body of a key, past everything that would have kept it sound. */
+export async function damage(
+  store: FaultyStore,
+  keyId: string,
+  change: (body: Record<string, unknown>) => unknown,
+): Promise<void> {
+  const { documents } = await store.read([`key:${keyId}`]);
+  const [document] = documents;
+  if (document === undefined) throw new Error("there is no such document");
+  const set = change(document.body as Record<string, unknown>) as Json;
+  await store.write([[{ id: document.id, expected: document.version, set }]]);
 }
 
 /** Time that stands still until it is moved: the store's clock, and the monotonic time and timers of a process. */

@@ -4,8 +4,14 @@ import type { IssuedKey } from "../../src/keyring.js";
 import { createKeystile, type Keystile } from "../../src/keystile.js";
 import type { KeystileOptions } from "../../src/options.js";
 import { digestSecret, generateSecret } from "../../src/secret.js";
-import type { Json } from "../../src/store.js";
-import { type Fault, type FaultyStore, faultyStore, type ManualTime, manualTime } from "./faulty-store.js";
+import {
+  damage,
+  type Fault,
+  type FaultyStore,
+  faultyStore,
+  type ManualTime,
+  manualTime,
+} from "./faulty-store.js";
 
 interface Bench {
   readonly time: ManualTime;
@@ -694,18 +700,6 @@ async function listedSecrets(store: FaultyStore, keyId: string): Promise<readonl
   const { documents } = await store.read([`key:${keyId}`]);
   const body = documents[0]?.body as { secrets?: readonly { digest: string }[] } | undefined;
   return (body?.secrets ?? []).map(({ digest }) => `secret:${digest}`);
-}
-
-async function damage(
-  store: FaultyStore,
-  keyId: string,
-  change: (body: Record<string, unknown>) => unknown,
-): Promise<void> {
-  const { documents } = await store.read([`key:${keyId}`]);
-  const [document] = documents;
-  if (document === undefined) throw new Error("there is no such document");
-  const set = change(document.body as Record<string, unknown>) as Json;
-  await store.write([[{ id: document.id, expected: document.version, set }]]);
 }
 
 async function allPages(
