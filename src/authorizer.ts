@@ -1,19 +1,28 @@
 import { type Address, clientAddress, namedAddress } from "./address.js";
 import { addressLimit } from "./address-limit.js";
 import { type HeaderSource, headerValues, readCredential } from "./credential.js";
-import { assertCost, decide, familiesOf, type Granted, type Verdict } from "./decide.js";
-import { type KeyRecord, type Policy, parseSecretRecord, secretDocumentId } from "./documents.js";
+import { decide, familiesOf, limitsOf, type Verdict } from "./decide.js";
+import {
+  type Allowed,
+  countedModel,
+  type Decision,
+  decisions,
+  endingStep,
+  identityOf,
+  type KeyIdentity,
+  type Refused,
+} from "./decision.js";
+import type { Cost, Documents } from "./documents.js";
 import { KeystileError } from "./errors.js";
-import type { GroupCommit } from "./group-commit.js";
-import { type LimitStatus, limitStatus } from "./limits.js";
-import type { Step } from "./live-document.js";
-import { isModelAllowed } from "./models.js";
+import type { Events } from "./events.js";
+import type { GroupCommit, KeyStep, KeySubject } from "./group-commit.js";
 import type { Settings } from "./options.js";
 import { evaluateArrival, type Facts } from "./policy.js";
-import { type QuotaStatus, settle } from "./quota.js";
+import { assertAmount, assertCost } from "./quota.js";
 import { type Refusal, refuse } from "./refusal.js";
 import type { Runtime } from "./runtime.js";
 import { digestsOf, hasValidChecksum, isSecret } from "./secret.js";
+import type { SecretLookup } from "./secret-lookup.js";
 import { type StoreSession, withResolvers } from "./store-session.js";
 
 /** What is known of a request before its body is read. */
@@ -34,16 +43,10 @@ export interface Arrival {
 export interface Admission {
   /** The model or models asked for; `null`: this route has none; undefined: could not be told. */
   readonly model?: Facts["model"];
-  /** The estimated cost: an integer from 0 to 2^53 - 1 in the operator's unit. Default 1. */
-  readonly cost?: number;
-}
-
-/** Whose request it is. */
-export interface KeyIdentity {
-  readonly id: string;
-  readonly owner?: string;
-  readonly name?: string;
-  readonly metadata: Readonly<Record<string, string>>;
+  /** The estimated cost: an integer from 0 to 2^53 - 1 in the operator's unit, or one for each fund. Default 1. */
+  readonly cost?: Cost;
+  /** How many tokens it is estimated to take, for limits in tokens. Default 0: they are counted when it ends. */
+  readonly tokens?: number;
 }
 
 /** The first phase passed: key, state, expiry and address, by the documents at hand. */
@@ -57,39 +60,6 @@ export interface Identified {
   admit(admission?: Admission): Promise<Decision>;
 }
 
-/** The request may pass, and its cost is held. End it with `settle` or `void`: the first call decides. */
-export interface Allowed {
-  readonly allowed: true;
-  readonly key: KeyIdentity;
-  /** What was judged; forward nothing else. */
-  readonly model: Facts["model"];
-  readonly estimate: number;
-  readonly limits: readonly LimitStatus[];
-  readonly quota: QuotaStatus;
-  /** Whether the key's lists allow a model, for filtering a list of models or choosing a fallback. */
-  canUseModel(model: string): boolean;
-  /** Notes what it has cost so far: what is booked if nobody says more. @throws TypeError for a bad cost */
-  observe(cost: number): void;
-  /**
-   * Books the actual cost: `cost`, else what was observed, else the estimate. Resolves when it is stored; until then
-   * the estimate stays held, so a crash loses nothing. Need not be awaited. @throws TypeError for a bad cost
-   */
-  settle(cost?: number): Promise<void>;
-  /** Gives everything back, for a request that came to nothing. Resolves when it is stored. */
-  void(): Promise<void>;
-}
-
-/** The request may not pass. Nothing was consumed. */
-export interface Refused {
-  readonly allowed: false;
-  readonly refusal: Refusal;
-  readonly limits: readonly LimitStatus[];
-  /** Known from the moment the key was found; for logs, not for the client. */
-  readonly key?: KeyIdentity;
-}
-
-export type Decision = Allowed | Refused;
-
 export interface Authorizer {
   identify(arrival: Arrival): Promise<Identified | Refused>;
   authorize(request: Arrival & Admission): Promise<Decision>;
@@ -99,11 +69,18 @@ export interface Authorizer {
   drain(): Promise<void>;
 }
 
+/** What the path of a request is made of. */
+export interface Parts {
+  readonly runtime: Runtime;
+  readonly session: StoreSession;
+  readonly commit: GroupCommit;
+  readonly events: Events;
+  readonly secrets: SecretLookup;
+}
+
 type Presented = Facts & { readonly digests: readonly string[] };
-type Located = { readonly keyId: string; readonly record: KeyRecord };
-/** The kernel's answer, with the record as it stands after it. */
-type Weighed = { readonly verdict: Verdict; readonly record: KeyRecord };
-type Granting = { readonly verdict: Granted; readonly record: KeyRecord };
+/** The kernel's answer, with the documents as they stand after it. */
+type Weighed = { readonly verdict: Verdict; readonly documents: Documents };
 
 /**
  * The path of a request: credential, digest, secret document, key document, policy, limits, quota, decision.
@@ -113,17 +90,14 @@ type Granting = { readonly verdict: Granted; readonly record: KeyRecord };
  */
 export function authorizer(
   settings: Settings,
-  runtime: Runtime,
-  session: StoreSession,
-  commit: GroupCommit,
+  { runtime, session, commit, events, secrets }: Parts,
 ): Authorizer {
   const { peppers, checksum, credentials, trustedProxies, clientAddressHeader, rules, modelFamily } =
     settings;
-  const { cacheSize, drainMs, requestTimeoutMs } = settings;
+  const { drainMs, requestTimeoutMs } = settings;
   const prefixes = Object.values(settings.prefixes);
   const aliases = new Map(Object.entries(settings.modelAliases));
-  const keyIds = new Map<string, string>();
-  const open = new Map<Allowed, number>();
+  const open = decisions({ runtime, commit, events, aliases }, tellIfEmpty);
   let deciding = 0;
   let closing: "no" | "draining" | "drained" = "no";
   let onEmpty: (() => void) | undefined;
@@ -136,7 +110,7 @@ export function authorizer(
     const counted = countAddress?.(address, session.now());
     if (counted !== undefined && counted.waitMs > 0) {
       const refusal = refuse("address_rate_limited", { retryAfterMs: counted.waitMs });
-      return { ...refused(refusal), limits: [counted.status] };
+      return refused(refusal, { limits: [counted.status] });
     }
 
     const credential = readCredential(headers, credentials, request.url);
@@ -163,65 +137,59 @@ export function authorizer(
 
   /** Finds the key and judges it, by cached documents if they allow, else by fresh ones. */
   async function locate(facts: Presented): Promise<Identified | Refused> {
-    const remembered = facts.digests.map((digest) => keyIds.get(digest)).find((id) => id !== undefined);
+    const remembered = secrets.remembered(facts.digests);
     if (remembered !== undefined) {
       const located = byCache(remembered, facts) ?? (await byStore(remembered, facts));
       if (located !== undefined && !isUnknown(located)) return located;
       // The key is gone, or no longer lists the secret; a secret made elsewhere may belong to another one by now.
-      for (const digest of facts.digests) keyIds.delete(digest);
+      secrets.forget(facts.digests);
     }
-    const keyId = await findKeyId(facts.digests);
-    if (keyId === undefined) return refused(refuse("key_unknown"));
-    const located = await byStore(keyId, facts);
+    const subject = await secrets.find(facts.digests);
+    if (subject === undefined) return refused(refuse("key_unknown"));
+    const located = await byStore(subject, facts);
     if (located !== undefined) return located;
     throw new KeystileError("document_invalid", "A secret's key document is missing from the store.");
   }
 
-  function byCache(keyId: string, facts: Presented): Identified | undefined {
-    const record = session.isStale() ? undefined : commit.cached(keyId);
-    if (record === undefined || !evaluateArrival(record, facts, session.now(), rules).allowed)
+  function byCache(subject: KeySubject, facts: Presented): Identified | undefined {
+    const documents = session.isStale() ? undefined : commit.cached(subject);
+    if (documents === undefined || !evaluateArrival(documents, facts, session.now(), rules).allowed)
       return undefined;
-    return identified({ keyId, record }, facts);
+    return identified(subject, documents, facts);
   }
 
-  async function byStore(keyId: string, facts: Presented): Promise<Identified | Refused | undefined> {
-    const record = await commit.fetch(keyId);
-    if (record === undefined) return undefined;
+  async function byStore(subject: KeySubject, facts: Presented): Promise<Identified | Refused | undefined> {
+    const documents = await commit.fetch(subject);
+    if (documents === undefined) return undefined;
     const now = session.now();
-    const outcome = evaluateArrival(record, facts, now, rules);
-    if (outcome.allowed) return identified({ keyId, record }, facts);
-    return refusedKey({ ...outcome, limits: limitStatus(record, [], now) }, { keyId, record });
+    const outcome = evaluateArrival(documents, facts, now, rules);
+    if (outcome.allowed) return identified(subject, documents, facts);
+    const limits = limitsOf(documents.key, documents.account, [], now);
+    return refusedKey({ ...outcome, limits }, subject, documents, facts.model);
   }
 
-  /** Where a secret leads seldom changes, so it is remembered, to be confirmed; absence never is. */
-  async function findKeyId(digests: readonly string[]): Promise<string | undefined> {
-    const found = await Promise.all(digests.map((digest) => session.fetch(secretDocumentId(digest))));
-    for (const [index, document] of found.entries()) {
-      if (document === undefined) continue;
-      const { keyId } = parseSecretRecord(document);
-      remember(keyIds, digests[index] as string, keyId, cacheSize);
-      return keyId;
-    }
-    return undefined;
-  }
-
-  function identified({ keyId, record }: Located, arrived: Presented): Identified {
-    async function admit({ model: asked, cost = 1 }: Admission = {}): Promise<Decision> {
+  function identified(subject: KeySubject, documents: Documents, arrived: Presented): Identified {
+    async function admit({ model: asked, cost = 1, tokens = 0 }: Admission = {}): Promise<Decision> {
       assertOpen();
       assertCost(cost);
+      assertAmount(tokens, "number of tokens");
       const model = withoutAliases(asked);
       const facts = { ...arrived, model, modelFamilies: families(model) };
+      const anew = (): Promise<Decision> => admitAnew(arrived, { model, cost, tokens });
       deciding += 1;
       try {
-        const granting = await commit.decide(keyId, weigh(facts, cost), undoing);
-        if (granting === undefined) return await admitAnew(arrived, { model, cost });
-        const { verdict, record: decidedOn } = granting;
+        const weighed = await commit.decide(subject, weigh(facts, cost, tokens), undoing);
+        if (weighed === undefined) return await anew();
+        const { verdict, documents: decidedOn } = weighed;
         if (!verdict.allowed) {
-          const refusal = refusedKey(verdict, { keyId, record: decidedOn });
-          return isUnknown(refusal) ? await admitAnew(arrived, { model, cost }) : refusal;
+          if (verdict.refusal.reason === "key_unknown") return await anew();
+          return refusedKey(verdict, subject, decidedOn, model);
         }
-        const decision = allowed({ verdict, record: decidedOn }, keyId, model, cost);
-        if (closing !== "drained") return decision;
+        const decision = open.allow({ subject, verdict, documents: decidedOn, model, cost, tokens });
+        if (closing !== "drained") {
+          tellAllowed(decision);
+          return decision;
+        }
         void decision.void();
         throw closedFault();
       } finally {
@@ -229,13 +197,14 @@ export function authorizer(
         tellIfEmpty();
       }
     }
-    return { allowed: true, key: identityOf(keyId, record), admit };
+    return { allowed: true, key: identityOf(subject.keyId, documents), admit };
   }
 
-  function weigh(facts: Facts, cost: number): Step<Weighed> {
-    return (record, { node, now, holdUntilMs }) => {
-      const { documents, verdict } = decide({ key: record }, { facts, cost, rules, node, holdUntilMs }, now);
-      return { record: documents.key, outcome: { verdict, record: documents.key } };
+  function weigh(facts: Facts, cost: Cost, tokens: number): KeyStep<Weighed> {
+    return (records, { node, now, holdUntilMs }) => {
+      const request = { facts, cost, tokens, rules, node, holdUntilMs };
+      const { documents, verdict } = decide(records, request, now);
+      return { records: documents, outcome: { verdict, documents } };
     };
   }
 
@@ -246,7 +215,7 @@ export function authorizer(
   }
 
   function tellIfEmpty(): void {
-    if (open.size === 0 && deciding === 0) onEmpty?.();
+    if (open.count() === 0 && deciding === 0) onEmpty?.();
   }
 
   function withoutAliases(model: Facts["model"]): Facts["model"] {
@@ -267,45 +236,33 @@ export function authorizer(
     return [...new Set(familiesOf({ model }).map(familyOf))];
   }
 
-  function allowed(
-    { verdict, record }: Granting,
-    keyId: string,
+  function tellAllowed({ key, model, estimate }: Allowed): void {
+    if (!events.isHeard("request.allowed")) return;
+    events.emit({ type: "request.allowed", keyId: key.id, model, estimate });
+  }
+
+  /** Where the limits stand is told to whoever proved to hold the key, and to nobody else. */
+  function refusedKey(
+    { refusal, limits }: Pick<Refused, "refusal" | "limits">,
+    subject: KeySubject,
+    documents: Documents,
     model: Facts["model"],
-    estimate: number,
-  ): Allowed {
-    const { reservation, limits, quota } = verdict;
-    let observed: number | undefined;
-    let ended: Promise<void> | undefined;
+  ): Refused {
+    const key = identityOf(subject.keyId, documents);
+    commit.count(subject, { ...REFUSED, model: countedModel(model) });
+    return refused(refusal, { limits: refusal.status === 401 ? [] : limits, key });
+  }
 
-    function end(actual: number): Promise<void> {
-      assertCost(actual);
-      if (ended === undefined) {
-        open.delete(decision);
-        tellIfEmpty();
-        const nothingToBook = reservation.node === null && actual === 0;
-        ended = nothingToBook ? Promise.resolve() : commit.post(keyId, ending(reservation, actual));
-      }
-      return ended;
+  function refused(
+    refusal: Refusal,
+    known: { readonly limits?: Refused["limits"]; readonly key?: KeyIdentity } = {},
+  ): Refused {
+    const { limits = [], key } = known;
+    if (events.isHeard("request.refused")) {
+      const { reason, status } = refusal;
+      events.emit({ type: "request.refused", ...(key && { keyId: key.id }), reason, status });
     }
-
-    const decision: Allowed = {
-      allowed: true,
-      key: identityOf(keyId, record),
-      model,
-      estimate,
-      limits,
-      quota,
-      canUseModel: (name) =>
-        isModelAllowed(aliases.get(name) ?? name, record.policy.allowedModels, record.policy.deniedModels),
-      observe(cost) {
-        assertCost(cost);
-        observed = cost;
-      },
-      settle: (cost) => end(cost ?? observed ?? estimate),
-      void: () => end(0),
-    };
-    open.set(decision, runtime.monotonicMs());
-    return decision;
+    return { allowed: false, refusal, limits, ...(key && { key }) };
   }
 
   return {
@@ -315,12 +272,11 @@ export function authorizer(
       return arrival.allowed ? arrival.admit(request) : arrival;
     },
     sweep() {
-      const tooOld = runtime.monotonicMs() - requestTimeoutMs;
-      for (const [decision, sinceMs] of open) if (sinceMs <= tooOld) void decision.settle();
+      open.settleOlderThan(requestTimeoutMs);
     },
     async drain() {
       closing = "draining";
-      if (open.size > 0 || deciding > 0) {
+      if (open.count() > 0 || deciding > 0) {
         const { promise, resolve } = withResolvers<void>();
         onEmpty = resolve;
         const cancel = runtime.setTimer(resolve, drainMs);
@@ -328,7 +284,7 @@ export function authorizer(
         cancel();
       }
       closing = "drained";
-      for (const decision of [...open.keys()]) void decision.settle();
+      open.settleOlderThan(0);
     },
   };
 }
@@ -341,32 +297,10 @@ function closedFault(): KeystileError {
   return new KeystileError("closed", "This instance was closed; it accepts no more requests.");
 }
 
-function undoing({ verdict }: Weighed): Step<void> | undefined {
+/** A request that was answered with a fault, and was let in after all, gives back what it holds. */
+function undoing({ verdict }: Weighed): KeyStep<void> | undefined {
   if (!verdict.allowed || verdict.reservation.node === null) return undefined;
-  return ending(verdict.reservation, 0);
+  return endingStep(verdict.reservation, { cost: 0, outcome: "voided" });
 }
 
-function ending(reservation: Granted["reservation"], actual: number): Step<void> {
-  return (record) => ({ record: settle(record, reservation, actual), outcome: undefined });
-}
-
-function refused(refusal: Refusal): Refused {
-  return { allowed: false, refusal, limits: [] };
-}
-
-/** Where the limits stand is told to whoever proved to hold the key, and to nobody else. */
-function refusedKey({ refusal, limits }: Refused, { keyId, record }: Located): Refused {
-  const key = identityOf(keyId, record);
-  return { allowed: false, refusal, limits: refusal.status === 401 ? [] : limits, key };
-}
-
-function identityOf(id: string, { owner, policy }: KeyRecord): KeyIdentity {
-  const { name, metadata = {} }: Policy = policy;
-  return { id, ...(owner !== undefined && { owner }), ...(name !== undefined && { name }), metadata };
-}
-
-/** A bounded cache: the oldest goes first. */
-function remember(cache: Map<string, string>, name: string, value: string, size: number): void {
-  cache.set(name, value);
-  if (cache.size > size) cache.delete(cache.keys().next().value as string);
-}
+const REFUSED = { outcome: "refused", requests: 1, cost: 0, inputTokens: 0, outputTokens: 0 } as const;

@@ -1,14 +1,20 @@
-import type { Documents, KeyRecord } from "./documents.js";
-import { type LimitStatus, limitStatus, takeRequest } from "./limits.js";
+import type { AccountRecord, Amounts, Cost, Documents, KeyRecord } from "./documents.js";
+import { KeystileError } from "./errors.js";
+import { hold } from "./ledger.js";
+import { type LimitStatus, type LimitsOutcome, limitStatus, takeRequest } from "./limits.js";
 import { evaluatePolicy, type Facts, type Rule } from "./policy.js";
-import { expireHolds, type QuotaStatus, quotaStatus, type Reservation, reserve } from "./quota.js";
+import { allot, assertAmount, assertCost, type QuotaStatus, quotaStatus } from "./quota.js";
 import { type Refusal, refuse } from "./refusal.js";
+import { type Reservation, sweep } from "./settle.js";
+import { judgeSubscription, ratePercentOf } from "./subscription.js";
 
 /** What is asked of the kernel: the request, and on whose behalf its cost is to be held. */
 export interface DecideRequest {
   readonly facts: Facts;
-  /** The estimated cost in the operator's unit: an integer from 0 to 2^53 - 1. Default 1. */
-  readonly cost?: number;
+  /** The estimated cost in the operator's unit: an integer from 0 to 2^53 - 1, or one for each fund. Default 1. */
+  readonly cost?: Cost;
+  /** How many tokens it is estimated to take, for limits in tokens: an integer from 0 to 2^53 - 1. Default 0. */
+  readonly tokens?: number;
   /** Rules of your own. Default none. */
   readonly rules?: readonly Rule[];
   /** The process that serves the request. Default `local`. */
@@ -23,6 +29,7 @@ export type Verdict = Granted | Denied;
 export interface Granted {
   readonly allowed: true;
   readonly reservation: Reservation;
+  /** The limits of the key, then those of its account. */
   readonly limits: readonly LimitStatus[];
   readonly quota: QuotaStatus;
 }
@@ -40,47 +47,91 @@ export interface Decided {
 }
 
 /**
- * Decides one request over the documents of its key: policy, limits, quota, in the order of the refusal table.
+ * Decides one request over the documents of its key, and of the account the key belongs to: policy, limits,
+ * subscription, quota, in the order of the refusal table.
  *
  * Pure. Given the same documents, request and time it gives the same answer; it reads no clock and changes nothing
  * it was given. An allowance returns new documents that hold the request's cost and count it against every limit.
  * A refusal returns the very documents it was given: it consumes nothing. So does an allowance of a request that
- * costs 0 on a key without limits, which has nothing to count.
+ * costs 0 where there are no limits, which has nothing to count.
  *
  * @param now store time in integer milliseconds.
- * @throws TypeError for a cost that is no integer from 0 to 2^53 - 1.
- * @throws KeystileError `document_invalid` when the key has seen a time far ahead of `now`; `document_full`.
+ * @throws TypeError for a cost or tokens that are no integers from 0 to 2^53 - 1.
+ * @throws KeystileError `document_invalid` when the documents have seen a time far ahead of `now`, or the account of the
+ * key is missing; `document_full`.
  */
 export function decide(documents: Documents, request: DecideRequest, now: number): Decided {
-  const { facts, cost = 1, rules = [], node = "local", holdUntilMs = now + 60_000 } = request;
+  const { facts, cost = 1, tokens = 0, rules = [], node = "local", holdUntilMs = now + 60_000 } = request;
   assertCost(cost);
+  assertAmount(tokens, "number of tokens");
+  assertAccount(documents);
 
-  const policy = evaluatePolicy(documents.key, facts, now, rules);
-  if (!policy.allowed) return denied(documents, policy.refusal, standing(documents.key, facts, now));
+  const policy = evaluatePolicy(documents, facts, now, rules);
+  if (!policy.allowed) return denied(documents, policy.refusal, standing(documents, facts, now));
 
-  const record = expireHolds(documents.key, now);
-  const limits = takeRequest(record, familiesOf(facts), now);
-  if (!limits.fits) {
-    return denied(
-      documents,
-      refuse(limits.reason, { retryAfterMs: limits.retryAfterMs }),
-      standing(record, facts, now),
-    );
-  }
-  const reserved = reserve(record, cost, node, holdUntilMs);
-  if (!reserved.fits) {
-    return denied(
-      documents,
-      refuse("key_quota_exhausted", { held: reserved.held }),
-      standing(record, facts, now),
-    );
+  const swept = sweep(documents, now);
+  const refused = (refusal: Refusal): Decided => denied(documents, refusal, standing(swept, facts, now));
+  const { key, account } = swept;
+  const counted = { families: familiesOf(facts), tokens };
+  const own = takeRequest(key, counted, now, ratePercentOf(key, account));
+  const shared = account === undefined ? NO_LIMITS : takeRequest(account, counted, now);
+  if (!own.fits || !shared.fits) return refused(limited(own, shared));
+
+  const unpaid =
+    key.account?.pays === "subscription" && account ? judgeSubscription(account, now) : undefined;
+  if (unpaid !== undefined) return refused(refuse(unpaid));
+  const quota = allot(swept, cost);
+  if (!quota.fits) {
+    const { reason, held, resetAtMs } = quota;
+    return refused(refuse(reason, { held, ...(resetAtMs !== undefined && { resetAtMs }) }));
   }
 
-  if (cost === 0 && record.policy.limits.length === 0) {
-    return granted(documents, { node: null, held: {} }, standing(record, facts, now));
+  const { shares } = quota;
+  if (isFree(swept, shares)) {
+    return granted(documents, { ...shares, node: null }, standing(swept, facts, now));
   }
-  const key = { ...reserved.record, levels: limits.levels };
-  return granted({ ...documents, key }, reserved.reservation, standing(key, facts, now));
+  const reservation = {
+    ...shares,
+    node,
+    key: { ...shares.key, ...own.held },
+    account: { ...shares.account, ...shared.held },
+  };
+  const after: Documents = {
+    key: { ...hold(key, { node, amounts: reservation.key }, holdUntilMs), levels: own.levels },
+    ...(account && {
+      account: {
+        ...hold(account, { node, amounts: reservation.account }, holdUntilMs),
+        levels: shared.levels,
+      },
+    }),
+  };
+  return granted(after, reservation, standing(after, facts, now));
+}
+
+const NO_LIMITS: LimitsOutcome = { fits: true, levels: {}, held: {} };
+
+/** The refusal of a request that does not fit: it has to wait until both fit. */
+function limited(own: LimitsOutcome, shared: LimitsOutcome): Refusal {
+  const waits = [own, shared].filter((outcome) => !outcome.fits);
+  const { reason } =
+    waits.find((one) => one.reason === "rate_limited") ?? (waits[0] as (typeof waits)[number]);
+  return refuse(reason, { retryAfterMs: Math.max(...waits.map(({ retryAfterMs }) => retryAfterMs)) });
+}
+
+/** Nothing is counted of a request that costs nothing where there are no limits. */
+function isFree(
+  { key, account }: Documents,
+  { key: own, account: shared }: { key: Amounts; account: Amounts },
+): boolean {
+  const limits = key.policy.limits.length + (account?.policy.limits.length ?? 0);
+  return limits === 0 && Object.keys(own).length === 0 && Object.keys(shared).length === 0;
+}
+
+/** A key that names an account is judged with it or not at all. */
+function assertAccount({ key, account }: Documents): void {
+  if (key.account !== undefined && account === undefined) {
+    throw new KeystileError("document_invalid", "A key's account document is missing.");
+  }
 }
 
 /** How a key stands after the decision. */
@@ -94,8 +145,20 @@ function denied(documents: Documents, refusal: Refusal, after: Standing): Decide
   return { documents, verdict: { allowed: false, refusal, ...after } };
 }
 
-function standing(record: KeyRecord, facts: Facts, now: number): Standing {
-  return { limits: limitStatus(record, familiesOf(facts), now), quota: quotaStatus(record) };
+function standing(documents: Documents, facts: Facts, now: number): Standing {
+  const { key, account } = documents;
+  return { limits: limitsOf(key, account, familiesOf(facts), now), quota: quotaStatus(documents) };
+}
+
+/** Where the limits of a key stand, and those that its account shares. */
+export function limitsOf(
+  key: KeyRecord,
+  account: AccountRecord | undefined,
+  families: readonly string[],
+  now: number,
+): readonly LimitStatus[] {
+  const own = limitStatus(key, families, now, ratePercentOf(key, account));
+  return account === undefined ? own : [...own, ...limitStatus(account, families, now)];
 }
 
 /** What limits per model count this request by. A model that could not be told counts as one of its own. */
@@ -104,13 +167,4 @@ export function familiesOf({ model, modelFamilies }: Facts): readonly string[] {
   if (model === null) return [];
   const named: readonly unknown[] = Array.isArray(model) ? model : [model];
   return named.map((name) => (typeof name === "string" ? name : ""));
-}
-
-/** @throws TypeError for anything but an integer from 0 to 2^53 - 1. */
-export function assertCost(cost: unknown): asserts cost is number {
-  if (typeof cost !== "number" || !Number.isSafeInteger(cost) || cost < 0) {
-    throw new TypeError(
-      `A cost must be an integer from 0 to ${Number.MAX_SAFE_INTEGER}, received ${String(cost)}.`,
-    );
-  }
 }

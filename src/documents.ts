@@ -1,32 +1,59 @@
-import { z } from "zod";
-import { KeystileError } from "./errors.js";
-import type { Document, Json, Write } from "./store.js";
+import type { Cycle } from "./cycle.js";
+import type { Json, Write } from "./store.js";
 
 /** The newest document format this version writes and reads. A newer one is a fault, not a guess. */
 export const FORMAT = 1;
 
-/** How many processes may hold something of one key at a time. */
+/** How many processes may hold something of one document at a time. */
 export const MAX_NODES = 128;
 
 /** How long, and how many, expired entries are remembered so that their process can still correct them. */
 export const COLLECTED_KEPT_MS = 3_600_000;
 export const MAX_COLLECTED = 64;
 
+/** Models counted by name on one day; the others count as `other`. */
+export const MAX_TALLIED_MODELS = 64;
+
+export const DAY_MS = 86_400_000;
+
 /**
- * Amounts by purse. A purse is a fund in one billing cycle, written `fund@cycle`; the quota of a key is the
- * fund `key`, which never cycles.
+ * Amounts by purse. A purse is a fund or a cap in one billing cycle, written `fund@cycle`: a key's own quota is
+ * `key@0` and an account's balance `balance@0`, which never cycle. Of holds, the names of token buckets are purses, too.
  */
 export type Amounts = Readonly<Record<string, number>>;
 
 /** The purse of a key's own quota. */
 export const KEY_PURSE = "key@0";
 
+/** The purse of an account's balance. */
+export const BALANCE_PURSE = "balance@0";
+
+/** Prices by fund, for funds with different units: the first fund that can pay its price pays alone. */
+export interface FundCosts {
+  readonly subscription: number;
+  readonly balance: number;
+}
+
+/** What a request costs: an integer from 0 to 2^53 - 1 in the operator's unit, or one for each fund. */
+export type Cost = number | FundCosts;
+
 /** Requests per window, as a leaky bucket that holds `burst` (unless set, `requests`). */
 export interface RequestLimit {
   readonly requests: number;
   readonly windowMs: number;
   readonly burst?: number | undefined;
-  /** `model`: one bucket for each family of models, instead of one for the key. */
+  /** `model`: one bucket for each family of models, instead of one for all. */
+  readonly per?: "model" | undefined;
+}
+
+/**
+ * Tokens (or whatever is counted) per window, as a leaky bucket. Requests in flight hold what they are estimated to
+ * take, and their end puts in what they took.
+ */
+export interface TokenLimit {
+  readonly tokens: number;
+  readonly windowMs: number;
+  readonly burst?: number | undefined;
   readonly per?: "model" | undefined;
 }
 
@@ -35,7 +62,7 @@ export interface InFlightLimit {
   readonly inFlight: number;
 }
 
-export type Limit = RequestLimit | InFlightLimit;
+export type Limit = RequestLimit | TokenLimit | InFlightLimit;
 
 /** What a key may do. Changed by its operator only. */
 export interface Policy {
@@ -91,17 +118,8 @@ export interface Level {
   readonly atMs: number;
 }
 
-/** Everything about one key: policy, secrets' digests, counters, and what each process holds. Plain JSON. */
-export interface KeyRecord {
-  readonly format: number;
-  readonly owner?: string | undefined;
-  readonly prefix: string;
-  readonly createdAtMs: number;
-  /** Raised by every change of `policy` or `secrets`; traffic leaves it alone. */
-  readonly policyVersion: number;
-  readonly policy: Policy;
-  /** The current secret, its predecessor, and one already dead that a rotation or a purge still has to erase. */
-  readonly secrets: readonly StoredSecret[];
+/** The part that keys and accounts have in common: what was used, what is held by whom, and how full the limits are. */
+export interface Ledger {
   readonly used: Amounts;
   /** By bucket name; an absent bucket is empty. */
   readonly levels: Readonly<Record<string, Level>>;
@@ -111,123 +129,163 @@ export interface KeyRecord {
   readonly forgottenMs: number;
   /** The latest store time this document has seen. Guards expiry against a clock that steps back. */
   readonly latestMs: number;
+  /** The lowest threshold told of each purse: each is told once. */
+  readonly alerts?: Amounts | undefined;
 }
 
-/** Leads from a secret's digest to its key. Never changes. */
-export interface SecretRecord {
+/** What became of requests: booked, given back, ended by time with their process, or never admitted. */
+export type Outcome = "settled" | "voided" | "expired" | "refused";
+
+/** Requests, cost, input tokens and output tokens. */
+export type Tally = readonly [requests: number, cost: number, inputTokens: number, outputTokens: number];
+
+/** One day of a key, by model and outcome. */
+export interface DayTally {
+  /** Days since 1970-01-01, UTC. */
+  readonly day: number;
+  readonly models: Readonly<Record<string, Readonly<Partial<Record<Outcome, Tally | undefined>>>>>;
+}
+
+/** Everything about one key: policy, secrets' digests, counters, and what each process holds. Plain JSON. */
+export interface KeyRecord extends Ledger {
+  readonly format: number;
+  readonly owner?: string | undefined;
+  readonly prefix: string;
+  /** The account whose money it spends, and of which fund. Never changes. */
+  readonly account?: { readonly id: string; readonly pays: "balance" | "subscription" } | undefined;
+  readonly createdAtMs: number;
+  /** Raised by every change of `policy` or `secrets`; traffic leaves it alone. */
+  readonly policyVersion: number;
+  readonly policy: Policy;
+  /** The current secret, its predecessor, and one already dead that a rotation or a purge still has to erase. */
+  readonly secrets: readonly StoredSecret[];
+  /** Today's counters. Those of other days have documents of their own. */
+  readonly tally?: DayTally | undefined;
+}
+
+/** What may be spent from the balance once the subscription's allowance is used up; null is as much as there is. */
+export interface PayAsYouGo {
+  readonly capPerCycle: number | null;
+}
+
+/** The terms of an account. Changed by its operator only. */
+export interface Terms {
+  readonly name?: string | undefined;
+  readonly state: "active" | "suspended";
+  /** Limits that all keys of the account share. */
+  readonly limits: readonly Limit[];
+  /** null: a subscription that is used up spends nothing else. */
+  readonly payAsYouGo: PayAsYouGo | null;
+  readonly onCrash: "charge" | "release";
+  readonly metadata?: Readonly<Record<string, string>> | undefined;
+}
+
+/** What a subscriber gets. */
+export interface Plan {
+  readonly name: string;
+  /** How much may be used in each cycle. */
+  readonly allowance: number;
+  /** By how much the limits of its keys are multiplied, in percent. */
+  readonly ratePercent: number;
+}
+
+/** The cycle an account is in, and what it allows. */
+export interface CurrentCycle {
+  readonly index: number;
+  readonly startsAtMs: number;
+  readonly endsAtMs: number;
+  /** The plan's allowance, or more in the cycle in which it was raised. */
+  readonly allowance: number;
+}
+
+export interface Subscription {
+  /** Tells the subscriptions of one account apart. */
+  readonly serial: number;
+  readonly plan: Plan;
+  /** The plan from the next cycle on. */
+  readonly nextPlan?: Plan | undefined;
+  readonly cycle: Cycle;
+  readonly current: CurrentCycle;
+  readonly startedAtMs: number;
+  /** From this instant on it has ended; null: not foreseen. */
+  readonly endsAtMs: number | null;
+  /** From this instant on it is suspended for payment; null: it is paid. */
+  readonly unpaidFromMs: number | null;
+}
+
+/** Everything about money that several keys share. Plain JSON. */
+export interface AccountRecord extends Ledger {
+  readonly format: number;
+  readonly owner?: string | undefined;
+  readonly createdAtMs: number;
+  /** Raised by every change of terms or subscription; traffic and credits leave it alone. */
+  readonly policyVersion: number;
+  readonly policy: Terms;
+  /** All that was ever credited, less what was debited. What is left of it is the balance. */
+  readonly credited: number;
+  readonly subscription?: Subscription | undefined;
+  /** What closed cycles allowed in which something is still held, by `serial.index`. */
+  readonly closed: Amounts;
+}
+
+/** A credit or a debit that was applied. It exists once, so that it is applied once. */
+export interface EntryRecord {
+  readonly format: number;
+  readonly amount: number;
+  readonly atMs: number;
+}
+
+/** A closed day of a key. */
+export interface UsageRecord extends DayTally {
   readonly format: number;
   readonly keyId: string;
 }
 
-/** The documents one decision is about. An account joins them here once keys can share money. */
+/** Leads from a secret's digest to its key, and to the key's account. Never changes. */
+export interface SecretRecord {
+  readonly format: number;
+  readonly keyId: string;
+  readonly accountId?: string | undefined;
+}
+
+/** The documents one decision is about: a key's, and that of the account it belongs to. */
 export interface Documents {
   readonly key: KeyRecord;
+  readonly account?: AccountRecord | undefined;
 }
 
 export function keyDocumentId(keyId: string): string {
   return `key:${keyId}`;
 }
 
+export function accountDocumentId(accountId: string): string {
+  return `account:${accountId}`;
+}
+
+export function entryDocumentId(accountId: string, entryId: string): string {
+  return `entry:${accountId}.${entryId}`;
+}
+
 export function secretDocumentId(digest: string): string {
   return `secret:${digest}`;
 }
 
-/** The write that makes a key's document this record. */
-export function keyWrite(keyId: string, expected: number, record: KeyRecord): Write {
+export function usageDocumentId(keyId: string, day: number): string {
+  return `usage:${keyId}.${dateOf(day)}`;
+}
+
+/** A day as `2026-11-23`. */
+export function dateOf(day: number): string {
+  return new Date(day * DAY_MS).toISOString().slice(0, 10);
+}
+
+/** The write that makes a document this record. */
+export function recordWrite(
+  id: string,
+  expected: number,
+  record: { readonly owner?: string | undefined },
+): Write {
   const { owner } = record;
-  const write = { id: keyDocumentId(keyId), expected, set: record as unknown as Json };
+  const write = { id, expected, set: record as unknown as Json };
   return owner === undefined ? write : { ...write, owner };
-}
-
-// The schemas are loose: members of a later version survive a write.
-const format = z.literal(FORMAT);
-const count = z.int().min(0);
-const amounts = z.record(z.string(), z.int());
-const onCrash = z.enum(["charge", "release"]);
-
-// Frozen, because views and decisions show parts of a policy to callers.
-const names = z.array(z.string()).readonly();
-const policy = z
-  .looseObject({
-    name: z.string().optional(),
-    state: z.enum(["active", "disabled", "revoked"]),
-    expiresAtMs: z.unknown(),
-    allowedIps: names.optional(),
-    allowedModels: names.optional(),
-    deniedModels: names.optional(),
-    scopes: names.optional(),
-    limits: z
-      .array(
-        z.union([
-          z
-            .looseObject({
-              requests: z.int().min(1),
-              windowMs: z.int().min(1),
-              burst: z.int().min(1).optional(),
-            })
-            .readonly(),
-          z.looseObject({ inFlight: z.int().min(1) }).readonly(),
-        ]),
-      )
-      .readonly(),
-    quota: count.nullable(),
-    onCrash,
-    metadata: z.record(z.string(), z.string()).readonly().optional(),
-  })
-  .readonly();
-
-const keyRecord: z.ZodType<KeyRecord> = z.looseObject({
-  format,
-  owner: z.string().optional(),
-  prefix: z.string(),
-  createdAtMs: z.int(),
-  policyVersion: z.int().min(1),
-  policy,
-  secrets: z
-    .array(z.looseObject({ digest: z.string(), hint: z.string(), endsAtMs: z.int().nullable() }))
-    .min(1)
-    .max(3),
-  used: amounts,
-  levels: z.record(z.string(), z.looseObject({ level: count, atMs: z.int() })),
-  nodes: z.record(z.string(), z.looseObject({ seq: count, open: count, renewByMs: z.int(), held: amounts })),
-  collected: z.record(
-    z.string(),
-    z.looseObject({ seq: count, collectedAtMs: z.int(), mode: onCrash, collected: amounts }),
-  ),
-  forgottenMs: z.int(),
-  latestMs: z.int(),
-});
-
-const secretRecord: z.ZodType<SecretRecord> = z.looseObject({ format, keyId: z.string() });
-
-/** Reads a key record out of a stored document. @throws KeystileError `document_invalid`, `format_newer` */
-export function parseKeyRecord(document: Document): KeyRecord {
-  return parse(keyRecord, document);
-}
-
-/** Reads a secret record out of a stored document. @throws KeystileError `document_invalid`, `format_newer` */
-export function parseSecretRecord(document: Document): SecretRecord {
-  return parse(secretRecord, document);
-}
-
-function parse<T>(schema: z.ZodType<T>, { id, body }: Document): T {
-  const format = (body as { format?: unknown } | null)?.format;
-  if (typeof format === "number" && format > FORMAT) {
-    throw new KeystileError(
-      "format_newer",
-      `A ${kindOf(id)} document has format ${format}; this version of keystile reads up to ${FORMAT}. Upgrade it.`,
-    );
-  }
-  const parsed = schema.safeParse(body);
-  if (parsed.success) return parsed.data;
-  const [issue] = parsed.error.issues;
-  throw new KeystileError(
-    "document_invalid",
-    `A ${kindOf(id)} document is corrupt at "${issue?.path.join(".")}": ${issue?.message}.`,
-  );
-}
-
-/** Ids of secret documents contain digests, which belong in no message. */
-function kindOf(id: string): string {
-  return id.slice(0, id.indexOf(":"));
 }

@@ -19,6 +19,13 @@ export type FaultCode =
   | "key_not_found"
   /** A change that the key's state forbids, such as enabling a revoked key. */
   | "key_state"
+  /** The account named in a call does not exist, or one of that name does already. */
+  | "account_not_found"
+  | "account_exists"
+  /** A change that the account's state forbids, such as a second subscription. */
+  | "account_state"
+  /** The id of a credit or a debit stands for another amount. */
+  | "entry_conflict"
   /** The policy was changed by somebody else since `ifPolicyVersion`. */
   | "policy_conflict"
   /** An option or a policy is wrong: the message names the path, what was received and what would be right. */

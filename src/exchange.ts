@@ -1,5 +1,5 @@
-import type { Allowed } from "./authorizer.js";
 import { joinBytes } from "./body.js";
+import type { Allowed } from "./decision.js";
 import type { Arriving, Guard, ReadBody } from "./guard.js";
 import type { Answer } from "./http.js";
 

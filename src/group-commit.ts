@@ -1,16 +1,19 @@
-import { type KeyRecord, parseKeyRecord } from "./documents.js";
+import { idsOf, isKey, type Records, recordsOf, type Step, type Subject } from "./attempt.js";
+import { parseAccountRecord, parseKeyRecord } from "./document-schemas.js";
+import { type Documents, keyDocumentId } from "./documents.js";
 import type { KeystileError } from "./errors.js";
-import {
-  type Attempt,
-  type LiveDocument,
-  liveDocument,
-  type Step,
-  type StepOptions,
-  type Surroundings,
-  versionFault,
-} from "./live-document.js";
-import type { Document, WriteResult } from "./store.js";
+import { accountMissing, type LiveGroup, liveGroup, type Surroundings, versionFault } from "./live-group.js";
+import type { WriteResult } from "./store.js";
 import { withResolvers } from "./store-session.js";
+import type { Count } from "./tally.js";
+import type { StepOptions } from "./task-line.js";
+import type { Attempt } from "./unanswered.js";
+
+/** A step over a key and its account, both of which are there. */
+export type KeyStep<T> = Step<T, Documents>;
+
+/** A subject that names a key. */
+export type KeySubject = Subject & { readonly keyId: string };
 
 /**
  * Between the kernel and the store. Per lane of the process one write is in flight; operations that arrive
@@ -18,27 +21,32 @@ import { withResolvers } from "./store-session.js";
  * run again on them.
  *
  * What is waited for resolves only when a write (or, where nothing changed, a check in the same batch) has
- * confirmed the document it was decided on: allowances and refusals alike. `undefined` means that there is no
- * such document.
+ * confirmed the documents it was decided on: allowances and refusals alike. `undefined` means that one of them is not
+ * there.
  */
 export interface GroupCommit {
-  /** The key's record as last confirmed here, if it is cached. It may only suggest. */
-  cached(keyId: string): KeyRecord | undefined;
-  /** The key's record from a read begun after this call. */
-  fetch(keyId: string): Promise<KeyRecord | undefined>;
+  /** The records of a key and its account as last confirmed here, if they are cached. They may only suggest. */
+  cached(subject: KeySubject): Documents | undefined;
+  /** The subject's records from a read begun after this call. */
+  fetch(subject: KeySubject): Promise<Documents | undefined>;
+  fetch(subject: Subject): Promise<Records>;
+  /** A key's account, which never changes, by what is cached or read. undefined: there is no such key. */
+  subjectOf(keyId: string): Promise<KeySubject | undefined>;
   /**
    * Decides a request. When a fault was thrown and its write turns out to have happened after all, `undo` of the
    * outcome is booked. @throws KeystileError when it cannot be decided
    */
   decide<T>(
-    keyId: string,
-    step: Step<T>,
-    undo: (outcome: T) => Step<void> | undefined,
+    subject: KeySubject,
+    step: KeyStep<T>,
+    undo: (outcome: T) => KeyStep<void> | undefined,
   ): Promise<T | undefined>;
   /** Books what is a fact. Retried until it is stored; resolves then, also when the document is gone. */
-  post(keyId: string, step: Step<void>): Promise<void>;
-  /** Changes a record, or throws what the step throws. @throws KeystileError, also when the outcome is unknown */
-  edit<T>(keyId: string, step: Step<T>): Promise<T | undefined>;
+  post(subject: KeySubject, step: KeyStep<void>): Promise<void>;
+  /** Changes records, or throws what the step throws. @throws KeystileError, also when the outcome is unknown */
+  edit<T, R extends Records>(subject: Subject, step: Step<T, R>): Promise<T | undefined>;
+  /** Counts what writes nothing, best effort: with the next write of its key. */
+  count(subject: KeySubject, counted: Count): void;
   /** Renews the holds of requests in flight that are due. */
   renew(): void;
   /** Resolves when nothing waits to be written or the time is over, with the number of operations that wait. */
@@ -53,7 +61,7 @@ export interface GroupCommitOptions extends Omit<Surroundings, "nextSeq" | "iden
 }
 
 interface Lane {
-  readonly ready: Set<LiveDocument>;
+  readonly ready: Set<LiveGroup>;
   running: boolean;
 }
 
@@ -67,11 +75,13 @@ const EVICTION_TRIES = 16;
 
 export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOptions): GroupCommit {
   const { session, runtime } = options;
-  const documents = new Map<string, LiveDocument>();
+  const groups = new Map<string, LiveGroup>();
+  /** The group of every document that may be cached, the least recently used one first. */
+  const recent = new Map<string, LiveGroup>();
   const lanes = Array.from({ length: LANES }, (): Lane => ({ ready: new Set(), running: false }));
-  const unfinished = new Set<LiveDocument>();
-  const inFlight = new Set<LiveDocument>();
-  const resuming = new Set<LiveDocument>();
+  const unfinished = new Set<LiveGroup>();
+  const inFlight = new Set<LiveGroup>();
+  const resuming = new Set<LiveGroup>();
   let onQuiet: (() => void)[] = [];
   let lastSeq = 0;
   let generation = 0;
@@ -85,37 +95,37 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
     },
   };
 
-  function enqueue<T>(keyId: string, step: Step<T>, stepOptions: StepOptions<T>): Promise<T | undefined> {
-    const document = use(keyId);
-    const outcome = document.add(step, stepOptions);
-    schedule(document);
+  function enqueue<T>(subject: Subject, step: Step<T>, stepOptions: StepOptions<T>): Promise<T | undefined> {
+    const group = use(subject);
+    const outcome = group.add(subject, step, stepOptions);
+    schedule(group);
     return outcome;
   }
 
   // ── lanes ───────────────────────────────────────────────────────────────────────────────────────────────
 
-  function schedule(document: LiveDocument): void {
-    unfinished.add(document);
-    if (inFlight.has(document)) return;
-    const pauseMs = document.pauseMs();
+  function schedule(group: LiveGroup): void {
+    unfinished.add(group);
+    if (inFlight.has(group)) return;
+    const pauseMs = group.pauseMs();
     if (pauseMs > 0) {
-      resumeAfter(document, pauseMs);
+      resumeAfter(group, pauseMs);
       return;
     }
-    const lane = lanes[laneOf(document.keyId)] as Lane;
-    lane.ready.add(document);
+    const lane = lanes[laneOf(group.anchorId)] as Lane;
+    lane.ready.add(group);
     if (lane.running) return;
     lane.running = true;
     queueMicrotask(() => void run(lane));
   }
 
-  function resumeAfter(document: LiveDocument, pauseMs: number): void {
-    if (resuming.has(document)) return;
-    resuming.add(document);
+  function resumeAfter(group: LiveGroup, pauseMs: number): void {
+    if (resuming.has(group)) return;
+    resuming.add(group);
     runtime.setTimer(
       () => {
-        resuming.delete(document);
-        if (unfinished.has(document)) schedule(document);
+        resuming.delete(group);
+        if (unfinished.has(group)) schedule(group);
       },
       pauseMs,
       true,
@@ -124,131 +134,192 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
 
   async function run(lane: Lane): Promise<void> {
     while (lane.ready.size > 0) {
-      const batch = [...lane.ready].slice(0, BATCH);
-      for (const document of batch) {
-        lane.ready.delete(document);
-        inFlight.add(document);
-      }
+      const batch = takeBatch(lane);
       await commit(batch);
-      for (const document of batch) {
-        inFlight.delete(document);
-        if (document.isUnfinished()) schedule(document);
-        else unfinished.delete(document);
+      for (const group of batch.keys()) {
+        inFlight.delete(group);
+        if (group.isUnfinished()) schedule(group);
+        else unfinished.delete(group);
       }
       if (unfinished.size === 0) for (const quiet of onQuiet.splice(0)) quiet();
     }
     lane.running = false;
   }
 
-  /** One write for the whole batch. A document that is lost or unreadable holds up no other. */
-  async function commit(batch: readonly LiveDocument[]): Promise<void> {
-    const toRead = session.isStale() ? batch : batch.filter((document) => document.mustBeReadFirst());
-    const unreadable = toRead.length > 0 ? await refresh(toRead) : new Set<LiveDocument>();
-    const prepared = batch
-      .filter((document) => !unreadable.has(document))
-      .map((document) => ({ document, attempt: prepare(document) }))
-      .filter((pair): pair is { document: LiveDocument; attempt: Attempt } => pair.attempt !== undefined);
+  /** As many groups as fit into one statement, with the documents that each of them chose. */
+  function takeBatch(lane: Lane): ReadonlyMap<LiveGroup, readonly string[]> {
+    const batch = new Map<LiveGroup, readonly string[]>();
+    let size = 0;
+    for (const group of lane.ready) {
+      if (size >= BATCH) break;
+      const ids = group.choose();
+      size += ids.length;
+      batch.set(group, ids);
+      lane.ready.delete(group);
+      inFlight.add(group);
+    }
+    return batch;
+  }
+
+  /** One write for the whole batch. A group that is lost or unreadable holds up no other. */
+  async function commit(batch: ReadonlyMap<LiveGroup, readonly string[]>): Promise<void> {
+    const isStale = session.isStale();
+    const toRead = new Map(
+      [...batch].map(([group, ids]) => [group, isStale ? ids : group.unknown()] as const),
+    );
+    const unreadable = await refresh(new Map([...toRead].filter(([, ids]) => ids.length > 0)));
+    const prepared = [...batch.keys()]
+      .filter((group) => !unreadable.has(group))
+      .map((group) => ({ group, attempt: prepare(group) }))
+      .filter((pair): pair is { group: LiveGroup; attempt: Attempt } => pair.attempt !== undefined);
     if (prepared.length === 0) return;
 
     let results: readonly WriteResult[];
     try {
-      results = await session.write(prepared.map(({ attempt }) => [attempt.write]));
+      results = await session.write(prepared.map(({ attempt }) => attempt.writes));
     } catch (error) {
-      for (const { document, attempt } of prepared) document.failed(attempt, error as KeystileError);
+      for (const { group, attempt } of prepared) group.failed(attempt, error as KeystileError);
       return;
     }
-    for (const [index, { document, attempt }] of prepared.entries()) {
+    for (const [index, { group, attempt }] of prepared.entries()) {
       const result = results[index];
-      if (result?.written) document.written(attempt, result.versions[0]);
-      else document.lost(attempt, result?.current[0]);
+      if (result?.written) group.written(attempt, result.versions);
+      else group.lost(attempt, result?.current ?? []);
     }
   }
 
-  function prepare(document: LiveDocument): Attempt | undefined {
+  function prepare(group: LiveGroup): Attempt | undefined {
     try {
-      return document.prepare();
+      return group.prepare();
     } catch (error) {
-      document.unreadable(error);
+      group.unreadable(error);
       return undefined;
     }
   }
 
-  /** Brings documents up to date with one read; returns those of which nothing reliable is known. */
-  async function refresh(toRead: readonly LiveDocument[]): Promise<ReadonlySet<LiveDocument>> {
-    const unreadable = new Set<LiveDocument>();
-    const fail = (document: LiveDocument, error: unknown): void => {
-      unreadable.add(document);
-      document.unreadable(error);
-    };
-    const versions = toRead.map(versionOf);
-    let found: ReadonlyMap<string, Document>;
+  /** Brings documents up to date with one read; returns the groups of which nothing reliable is known. */
+  async function refresh(toRead: ReadonlyMap<LiveGroup, readonly string[]>): Promise<ReadonlySet<LiveGroup>> {
+    if (toRead.size === 0) return new Set();
+    const versions = new Map([...toRead].map(([group, ids]) => [group, versionsOf(group, ids)]));
     try {
-      found = await session.read(toRead.map(({ id }) => id));
+      const found = await session.read([...toRead.values()].flat());
+      for (const [group, ids] of toRead) group.adopt(ids, found, versions.get(group) ?? new Map());
+      return new Set();
     } catch (error) {
-      for (const document of toRead) fail(document, error);
-      return unreadable;
+      for (const group of toRead.keys()) group.unreadable(error);
+      return new Set(toRead.keys());
     }
-    for (const [index, document] of toRead.entries()) {
-      try {
-        document.adopt(found.get(document.id), versions[index] ?? 0);
-      } catch (error) {
-        fail(document, error);
-      }
-    }
-    return unreadable;
   }
 
   // ── the cache ───────────────────────────────────────────────────────────────────────────────────────────
 
-  /** The live document of a key, now the most recently used one. */
-  function use(keyId: string): LiveDocument {
-    const known = documents.get(keyId);
-    // Room is made before a new one comes in: nothing depends on it yet, and a second one of the same key would
+  /** The group of a subject, whose documents are now the most recently used ones. */
+  function use(subject: Subject): LiveGroup {
+    const ids = idsOf(subject);
+    const anchorId = ids[0] as string;
+    const lasting = ids.filter((id) => !id.startsWith("entry:"));
+    const fresh = lasting.filter((id) => !recent.has(id));
+    // Room is made before new ones come in: nothing depends on them yet, and a second group of the same anchor would
     // be another process in one.
-    if (known === undefined && documents.size >= cacheSize) evict();
-    const document = known ?? liveDocument(keyId, surroundings);
-    documents.delete(keyId);
-    documents.set(keyId, document);
-    return document;
+    if (fresh.length > 0 && recent.size + fresh.length > cacheSize)
+      evict(recent.size + fresh.length - cacheSize);
+    const group = groups.get(anchorId) ?? liveGroup(anchorId, surroundings);
+    groups.set(anchorId, group);
+    for (const id of lasting) {
+      recent.delete(id);
+      recent.set(id, group);
+    }
+    return group;
   }
 
   /** Drops the least recently used documents on which nothing depends. */
-  function evict(): void {
-    const oldest = documents.values();
-    for (let tries = 0; tries < EVICTION_TRIES && documents.size >= cacheSize; tries += 1) {
-      const document = oldest.next().value as LiveDocument;
-      documents.delete(document.keyId);
-      if (unfinished.has(document) || document.open() > 0) documents.set(document.keyId, document);
+  function evict(surplus: number): void {
+    const oldest = recent.entries();
+    let left = surplus;
+    for (let tries = 0; tries < EVICTION_TRIES && left > 0; tries += 1) {
+      const next = oldest.next();
+      if (next.done) return;
+      const [id, group] = next.value;
+      recent.delete(id);
+      if (!unfinished.has(group) && !inFlight.has(group) && group.forget(id)) {
+        left -= 1;
+        if (group.isEmpty()) groups.delete(group.anchorId);
+      } else {
+        recent.set(id, group);
+      }
     }
   }
 
-  return {
-    cached: (keyId) => documents.get(keyId)?.confirmed()?.record,
+  function cached(subject: Subject): Records | undefined {
+    const ids = idsOf(subject);
+    const group = groups.get(ids[0] as string);
+    if (group === undefined || ids.some((id) => group.confirmed(id)?.record === undefined)) return undefined;
+    return recordsOf(subject, (id) => group.confirmed(id)?.record);
+  }
 
-    async fetch(keyId) {
-      const document = use(keyId);
-      const atLeast = versionOf(document);
-      const found = await session.fetch(document.id);
-      // With a write under way the lane owns the document; what was read is right all the same.
-      if (!inFlight.has(document)) document.adopt(found, atLeast);
-      if (found === undefined) return undefined;
-      if (found.version < atLeast) throw versionFault();
-      const confirmed = document.confirmed();
-      return confirmed?.version === found.version ? confirmed.record : parseKeyRecord(found);
+  async function fetch(subject: Subject): Promise<Records> {
+    const group = use(subject);
+    const ids = idsOf(subject);
+    const versions = versionsOf(group, ids);
+    const documents = await Promise.all(ids.map((id) => session.fetch(id)));
+    const found = new Map(
+      documents.flatMap((document) => (document ? [[document.id, document] as const] : [])),
+    );
+    // With a write under way the lane owns the group; what was read is right all the same.
+    if (!inFlight.has(group)) group.adopt(ids, found, versions);
+    return recordsOf(subject, (id) => {
+      const document = found.get(id);
+      if (document === undefined) return undefined;
+      if (document.version < (versions.get(id) ?? 0)) throw versionFault();
+      const confirmed = group.confirmed(id);
+      if (confirmed?.version === document.version) return confirmed.record;
+      return id.startsWith("key:") ? parseKeyRecord(document) : parseAccountRecord(document);
+    });
+  }
+
+  async function fetchDocuments(subject: KeySubject): Promise<Documents | undefined> {
+    const { key, account } = await fetch(subject);
+    if (key === undefined) return undefined;
+    if (subject.accountId !== undefined && account === undefined) throw accountMissing();
+    return { key, ...(account && { account }) };
+  }
+
+  return {
+    cached: cached as GroupCommit["cached"],
+    fetch: ((subject: Subject) =>
+      subject.keyId === undefined
+        ? fetch(subject)
+        : fetchDocuments(subject as KeySubject)) as GroupCommit["fetch"],
+
+    async subjectOf(keyId) {
+      const id = keyDocumentId(keyId);
+      const known = recent.get(id)?.confirmed(id)?.record;
+      const document = known === undefined ? await session.fetch(id) : undefined;
+      const key = known ?? (document && parseKeyRecord(document));
+      if (!isKey(key)) return undefined;
+      return { keyId, ...(key.account && { accountId: key.account.id }) };
     },
 
-    decide: (keyId, step, undo) => enqueue(keyId, step, { undo, isFact: false }),
-    post: async (keyId, step) => void (await enqueue(keyId, step, { isFact: true })),
-    edit: (keyId, step) => enqueue(keyId, step, { isFact: false }),
+    decide: (subject, step, undo) => enqueue(subject, step as Step<never>, { undo, isFact: false } as never),
+    post: async (subject, step) => void (await enqueue(subject, step as Step<void>, { isFact: true })),
+    edit: (subject, step) => enqueue(subject, step as Step<never>, { isFact: false }),
+
+    count(subject, counted) {
+      use(subject).count(keyDocumentId(subject.keyId), counted);
+    },
 
     renew() {
-      for (const document of documents.values()) {
-        document.renewIfDue();
-        if (document.isUnfinished()) schedule(document);
+      for (const group of groups.values()) {
+        group.renewIfDue();
+        if (group.isUnfinished()) schedule(group);
       }
     },
 
     async flush(timeoutMs) {
+      for (const group of groups.values()) {
+        group.writeCounts();
+        if (group.isUnfinished()) schedule(group);
+      }
       if (unfinished.size > 0) {
         const { promise, resolve } = withResolvers<void>();
         onQuiet.push(resolve);
@@ -257,18 +328,18 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
         cancel();
         onQuiet = onQuiet.filter((quiet) => quiet !== resolve);
       }
-      return [...unfinished].reduce((sum, document) => sum + document.waiting(), 0);
+      return [...unfinished].reduce((sum, group) => sum + group.waiting(), 0);
     },
   };
 }
 
-function versionOf(document: LiveDocument): number {
-  return document.confirmed()?.version ?? 0;
+function versionsOf(group: LiveGroup, ids: readonly string[]): ReadonlyMap<string, number> {
+  return new Map(ids.map((id) => [id, group.confirmed(id)?.version ?? 0]));
 }
 
-/** A document belongs to one lane of a process. */
-function laneOf(keyId: string): number {
+/** A group belongs to one lane of a process. */
+function laneOf(anchorId: string): number {
   let hash = 0;
-  for (let at = 0; at < keyId.length; at += 1) hash = (hash * 31 + keyId.charCodeAt(at)) | 0;
+  for (let at = 0; at < anchorId.length; at += 1) hash = (hash * 31 + anchorId.charCodeAt(at)) | 0;
   return (hash >>> 0) % LANES;
 }

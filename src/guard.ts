@@ -1,5 +1,6 @@
-import type { Admission, Allowed, Arrival, Refused } from "./authorizer.js";
+import type { Admission, Arrival } from "./authorizer.js";
 import { headerValues } from "./credential.js";
+import type { Allowed, Refused } from "./decision.js";
 import { isKeystileError, KeystileError } from "./errors.js";
 import {
   type Answer,

@@ -1,12 +1,8 @@
-import { FORMAT, type KeyRecord, type Policy, type StoredSecret } from "./documents.js";
+import { FORMAT, type KeyRecord, type StoredSecret } from "./documents.js";
 
 /** The record of a key that has never been used. */
 export function newKeyRecord(
-  {
-    owner,
-    prefix,
-    policy,
-  }: { readonly owner: string | undefined; readonly prefix: string; readonly policy: Policy },
+  { owner, prefix, account, policy }: Pick<KeyRecord, "owner" | "prefix" | "account" | "policy">,
   secret: Pick<StoredSecret, "digest" | "hint">,
   now: number,
 ): KeyRecord {
@@ -14,6 +10,7 @@ export function newKeyRecord(
     format: FORMAT,
     ...(owner !== undefined && { owner }),
     prefix,
+    ...(account !== undefined && { account }),
     createdAtMs: now,
     policyVersion: 1,
     policy,

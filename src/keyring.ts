@@ -1,20 +1,24 @@
+import { parseAccountRecord, parseKeyRecord } from "./document-schemas.js";
 import {
+  type AccountRecord,
+  accountDocumentId,
+  type Documents,
   FORMAT,
   type KeyRecord,
   keyDocumentId,
-  keyWrite,
-  type Limit,
   type Policy,
-  parseKeyRecord,
+  recordWrite,
   type StoredSecret,
   secretDocumentId,
 } from "./documents.js";
 import { KeystileError } from "./errors.js";
+import type { Events, KeyEvent } from "./events.js";
 import type { GroupCommit } from "./group-commit.js";
+import { isAccountId, isKeyId, newKeyId } from "./ids.js";
 import { invalid } from "./invalid-options.js";
 import { newKeyRecord } from "./key-record.js";
+import { type KeyView, keyView } from "./key-view.js";
 import type { Settings } from "./options.js";
-import { isExpired, isTime } from "./policy.js";
 import {
   type IssueInput,
   type PolicyInput,
@@ -24,34 +28,10 @@ import {
   parseRotateOptions,
   parseUpdateCondition,
 } from "./policy-input.js";
-import { expireHolds, type QuotaStatus, quotaStatus } from "./quota.js";
 import type { Runtime } from "./runtime.js";
 import { digestsOf, generateSecret, hasValidChecksum, hintOf, isSecret } from "./secret.js";
 import type { Document, Write } from "./store.js";
 import type { StoreSession } from "./store-session.js";
-
-/** A key as its operator sees it. Everything but the secret, which nobody can see again. */
-export interface KeyView {
-  readonly id: string;
-  readonly owner?: string;
-  readonly name?: string;
-  readonly state: "active" | "disabled" | "expired" | "revoked";
-  /** The last four characters of the current secret. */
-  readonly hint: string;
-  readonly createdAt: string;
-  /** ISO 8601, or null for never. Of a stored value that is no time, which means expired, the year 1970. */
-  readonly expiresAt: string | null;
-  readonly allowedIps?: readonly string[];
-  readonly allowedModels?: readonly string[];
-  readonly deniedModels?: readonly string[];
-  readonly scopes?: readonly string[];
-  readonly limits: readonly Limit[];
-  readonly quota: QuotaStatus;
-  readonly onCrash: Policy["onCrash"];
-  readonly metadata: Readonly<Record<string, string>>;
-  /** Raised by every change made here, never by traffic. */
-  readonly policyVersion: number;
-}
 
 /** The only value that ever holds a secret. */
 export interface IssuedKey {
@@ -95,6 +75,12 @@ export interface Keyring {
   purge(keyId: string): Promise<void>;
 }
 
+const STATE_EVENTS = {
+  active: "key.enabled",
+  disabled: "key.disabled",
+  revoked: "key.revoked",
+} as const;
+
 /** An end that has passed by everybody's clock: this process's may be ahead by the time a call to the store takes. */
 const DEAD = 0;
 
@@ -106,25 +92,39 @@ export function keyring(
   runtime: Runtime,
   session: StoreSession,
   commit: GroupCommit,
+  events: Events,
 ): Keyring {
   async function issue(input: IssueInput = {}): Promise<IssuedKey> {
     const now = await storeTime();
-    const {
-      owner,
-      kind,
-      secret: brought,
-      policy,
-    } = parseIssueInput(input, { onCrash: settings.onCrash }, now);
-    const keyId = newKeyId(owner);
+    const parsed = parseIssueInput(input, { onCrash: settings.onCrash }, now);
+    const { kind, secret: brought, accountId, policy } = parsed;
+    const account = accountId === undefined ? undefined : await accountOf(accountId);
+    const owner = parsed.owner ?? account?.owner;
     const prefix = brought === undefined ? settings.prefixes[kind] : await prefixOf(brought);
     const secret = brought ?? generateSecret(prefix, runtime.randomBytes);
+    const pays = prefix === settings.prefixes.subscription ? ("subscription" as const) : ("balance" as const);
+    const keyId = newKeyId({ owner, accountId }, runtime.randomBytes);
     const shown = { digest: digestOf(secret), hint: hintOf(secret) };
-    const record = newKeyRecord({ owner, prefix, policy }, shown, now);
+    const paid = accountId === undefined ? undefined : { id: accountId, pays };
+    const record = newKeyRecord({ owner, prefix, account: paid, policy }, shown, now);
     // The key first: a secret without a key would be a fault, a key without a secret is nobody's.
-    await create(keyWrite(keyId, 0, record));
-    if (await create(secretWrite(secret, keyId))) return { secret, key: viewOf(keyId, record, now) };
-    await erase(keyDocumentId(keyId));
-    throw secretInUse();
+    await create(recordWrite(keyDocumentId(keyId), 0, record));
+    if (!(await create(secretWrite(secret, keyId, record)))) {
+      await erase(keyDocumentId(keyId));
+      throw secretInUse();
+    }
+    tell("key.issued", keyId);
+    return { secret, key: keyView(keyId, { key: record, ...(account && { account }) }, now) };
+  }
+
+  async function accountOf(accountId: string): Promise<AccountRecord> {
+    const { account } = isAccountId(accountId) ? await commit.fetch({ accountId }) : {};
+    if (account !== undefined) return account;
+    throw invalid("key.account", "expected the id of an account that was opened; there is none of that id");
+  }
+
+  function tell(type: KeyEvent["type"], keyId: string): void {
+    events.emit({ type, keyId });
   }
 
   /** The prefix of a secret made elsewhere. @throws KeystileError when it cannot be taken over */
@@ -161,7 +161,8 @@ export function keyring(
         secrets: rotated(record.secrets, fresh, graceMs > 0 ? now + graceMs : DEAD, isOrphan),
       };
     });
-    await create(secretWrite(secret, keyId));
+    await create(secretWrite(secret, keyId, before));
+    tell("key.rotated", keyId);
     return { secret, key };
   }
 
@@ -179,21 +180,23 @@ export function keyring(
     });
   }
 
-  function setState(keyId: string, state: Policy["state"]): Promise<KeyView> {
-    return change(keyId, (record) => {
+  async function setState(keyId: string, state: Policy["state"]): Promise<KeyView> {
+    const view = await change(keyId, (record) => {
       if (record.policy.state === state) return record;
       assertNotRevoked(record);
       return { ...record, policy: { ...record.policy, state } };
     });
+    tell(STATE_EVENTS[state], keyId);
+    return view;
   }
 
   async function purge(keyId: string): Promise<void> {
-    const record = isKeyId(keyId) ? await commit.fetch(keyId) : undefined;
-    if (record === undefined) return;
-    if (record.policy.state !== "revoked") {
+    const found = await documentsOf(keyId);
+    if (found === undefined) return;
+    if (found.key.policy.state !== "revoked") {
       throw new KeystileError("key_state", `Key "${keyId}" is not revoked. Revoke it before it is purged.`);
     }
-    for (const { digest } of record.secrets) await erase(secretDocumentId(digest));
+    for (const { digest } of found.key.secrets) await erase(secretDocumentId(digest));
     await erase(keyDocumentId(keyId));
   }
 
@@ -202,20 +205,28 @@ export function keyring(
     keyId: string,
     edit: (record: KeyRecord, now: number) => KeyRecord,
   ): Promise<KeyView> {
-    if (!isKeyId(keyId)) throw notFound(keyId);
-    const view = await commit.edit(keyId, (record, { now }) => {
-      const edited = edit(record, now);
-      const changed = edited === record ? record : { ...edited, policyVersion: record.policyVersion + 1 };
-      return { record: changed, outcome: viewOf(keyId, changed, now) };
+    const subject = isKeyId(keyId) ? await commit.subjectOf(keyId) : undefined;
+    if (subject === undefined) throw notFound(keyId);
+    const view = await commit.edit(subject, ({ key, account }: Documents, { now }) => {
+      const edited = edit(key, now);
+      const changed = edited === key ? key : { ...edited, policyVersion: key.policyVersion + 1 };
+      const documents = { key: changed, ...(account && { account }) };
+      return { records: documents, outcome: keyView(keyId, documents, now) };
     });
     if (view === undefined) throw notFound(keyId);
     return view;
   }
 
   async function existing(keyId: string): Promise<KeyRecord> {
-    const record = isKeyId(keyId) ? await commit.fetch(keyId) : undefined;
-    if (record === undefined) throw notFound(keyId);
-    return record;
+    const found = await documentsOf(keyId);
+    if (found === undefined) throw notFound(keyId);
+    return found.key;
+  }
+
+  /** The key and its account by the store, as they are now. */
+  async function documentsOf(keyId: string): Promise<Documents | undefined> {
+    const subject = isKeyId(keyId) ? await commit.subjectOf(keyId) : undefined;
+    return subject && commit.fetch(subject);
   }
 
   /** Whether it is there now. A copy of the request that came first counts: a random id, or our key id, is only ours. */
@@ -241,6 +252,13 @@ export function keyring(
     }
   }
 
+  /** The accounts of a page of keys, whose cycles their quotas show. */
+  async function accountsOf(keys: readonly Document[]): Promise<ReadonlyMap<string, Document>> {
+    const named = keys.map(({ body }) => (body as { account?: { id?: unknown } } | null)?.account?.id);
+    const ids = new Set(named.filter((id) => typeof id === "string").map(accountDocumentId));
+    return ids.size === 0 ? new Map() : session.read([...ids]);
+  }
+
   async function storeTime(): Promise<number> {
     if (session.isStale()) await session.read([]);
     return session.now();
@@ -250,21 +268,16 @@ export function keyring(
     return digestsOf(secret, settings.peppers)[0] as string;
   }
 
-  function secretWrite(secret: string, keyId: string): Write {
-    return { id: secretDocumentId(digestOf(secret)), expected: 0, set: { format: FORMAT, keyId } };
-  }
-
-  /** `<place>.<random>`: keys of one owner share a place, so that a sharded store can keep them together. */
-  function newKeyId(owner: string | undefined): string {
-    const random = hex(runtime.randomBytes(12));
-    return `${owner === undefined ? random.slice(0, 3) : placeOf(owner)}.${random}`;
+  function secretWrite(secret: string, keyId: string, { account }: Pick<KeyRecord, "account">): Write {
+    const set = { format: FORMAT, keyId, ...(account && { accountId: account.id }) };
+    return { id: secretDocumentId(digestOf(secret)), expected: 0, set };
   }
 
   return {
     issue,
     async get(keyId) {
-      const record = isKeyId(keyId) ? await commit.fetch(keyId) : undefined;
-      return record === undefined ? undefined : viewOf(keyId, record, session.now());
+      const documents = await documentsOf(keyId);
+      return documents && keyView(keyId, documents, session.now());
     },
     async list(query = {}) {
       const { owner, after, limit } = parseListQuery(query);
@@ -276,13 +289,18 @@ export function keyring(
         ...(after !== undefined && { after }),
       };
       const { documents, next } = await session.list(page);
+      const accounts = await accountsOf(documents);
       const keys: KeyView[] = [];
       const unreadable: string[] = [];
       for (const document of documents) {
+        const keyId = keyIdOf(document);
         try {
-          keys.push(viewOf(keyIdOf(document), parseKeyRecord(document), now));
+          const key = parseKeyRecord(document);
+          const account =
+            key.account && parseAccountRecord(accounts.get(accountDocumentId(key.account.id)) as Document);
+          keys.push(keyView(keyId, { key, ...(account && { account }) }, now));
         } catch {
-          unreadable.push(keyIdOf(document));
+          unreadable.push(keyId);
         }
       }
       return { keys, ...(next !== undefined && { next }), ...(unreadable.length > 0 && { unreadable }) };
@@ -293,41 +311,6 @@ export function keyring(
     revoke: (keyId) => setState(keyId, "revoked"),
     rotate,
     purge,
-  };
-}
-
-function viewOf(id: string, stored: KeyRecord, now: number): KeyView {
-  const record = expireHolds(stored, now);
-  const { owner, policy, secrets, createdAtMs, policyVersion } = record;
-  const {
-    name,
-    state,
-    expiresAtMs,
-    allowedIps,
-    allowedModels,
-    deniedModels,
-    scopes,
-    limits,
-    onCrash,
-    metadata = {},
-  } = policy;
-  return {
-    id,
-    ...(owner !== undefined && { owner }),
-    ...(name !== undefined && { name }),
-    state: state === "active" && isExpired(expiresAtMs, Math.max(now, record.latestMs)) ? "expired" : state,
-    hint: secrets[0]?.hint ?? "",
-    createdAt: new Date(createdAtMs).toISOString(),
-    expiresAt: expiresAtMs === null ? null : new Date(isTime(expiresAtMs) ? expiresAtMs : 0).toISOString(),
-    ...(allowedIps && { allowedIps }),
-    ...(allowedModels && { allowedModels }),
-    ...(deniedModels && { deniedModels }),
-    ...(scopes && { scopes }),
-    limits,
-    quota: quotaStatus(record),
-    onCrash,
-    metadata,
-    policyVersion,
   };
 }
 
@@ -349,17 +332,6 @@ function rotated(
 
 function keyIdOf({ id }: Document): string {
   return id.slice("key:".length);
-}
-
-/** One of 4,096 places (FNV-1a over the owner's UTF-16 units). */
-function placeOf(owner: string): string {
-  let hash = 0x811c9dc5;
-  for (let at = 0; at < owner.length; at += 1) hash = Math.imul(hash ^ owner.charCodeAt(at), 0x01000193);
-  return ((hash >>> 0) % 4096).toString(16).padStart(3, "0");
-}
-
-function hex(bytes: Uint8Array): string {
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 function assertNotRevoked({ policy }: KeyRecord): void {
@@ -387,8 +359,4 @@ function notFound(keyId: string): KeystileError {
     "key_not_found",
     isKeyId(keyId) ? `There is no key "${keyId}".` : "That is no key id.",
   );
-}
-
-function isKeyId(value: unknown): value is string {
-  return typeof value === "string" && value.length === 28 && /^[0-9a-f]{3}\.[0-9a-f]{24}$/.test(value);
 }

@@ -1,9 +1,15 @@
+import { type Accounts, accounts } from "./accounts.js";
+import { alertsBetween } from "./alerts.js";
+import { isKey, isLedger } from "./attempt.js";
 import { type Authorizer, authorizer } from "./authorizer.js";
+import type { AnyRecord } from "./document-schemas.js";
+import { type Events, eventHub } from "./events.js";
 import { groupCommit } from "./group-commit.js";
 import type { Wire } from "./http.js";
 import { type Keyring, keyring } from "./keyring.js";
 import { type KeystileOptions, parseKeystileOptions } from "./options.js";
 import { systemRuntime } from "./runtime.js";
+import { secretLookup } from "./secret-lookup.js";
 import { storeSession } from "./store-session.js";
 
 export type { Wire } from "./http.js";
@@ -11,6 +17,8 @@ export type { Wire } from "./http.js";
 /** The turnstile. One per process and store is enough; every method may be called concurrently. */
 export interface Keystile {
   readonly keys: Keyring;
+  readonly accounts: Accounts;
+  readonly on: Events["on"];
   /** The first of two phases: judges credential, key and address before a body is read. Faults are thrown. */
   readonly identify: Authorizer["identify"];
   /** Both phases at once. Faults are thrown. */
@@ -40,8 +48,15 @@ export function createKeystile(options: KeystileOptions): Keystile {
   const { holdMs, storeTimeoutMs, cacheSize, drainMs, realm, codes, runtime = systemRuntime } = settings;
   const session = storeSession(settings.store, runtime, storeTimeoutMs);
   const processId = Array.from(runtime.randomBytes(9), (byte) => byte.toString(36).padStart(2, "0")).join("");
-  const commit = groupCommit({ session, runtime, processId, holdMs, storeTimeoutMs, cacheSize });
-  const requests = authorizer(settings, runtime, session, commit);
+  const events = eventHub();
+  const commit = groupCommit({
+    ...{ session, runtime, processId, holdMs, storeTimeoutMs, cacheSize },
+    thresholds: settings.thresholds,
+    onWritten: (id, before, after) => tellWritten(events, id, before, after),
+  });
+  const secrets = secretLookup(session, cacheSize);
+  const requests = authorizer(settings, { runtime, session, commit, events, secrets });
+  const keys = keyring(settings, runtime, session, commit, events);
 
   // Often enough that a hold is renewed well before a third of its life is left, even if one tick is missed.
   const tickMs = Math.min(holdMs / 6, settings.requestTimeoutMs);
@@ -60,11 +75,28 @@ export function createKeystile(options: KeystileOptions): Keystile {
   }
 
   return {
-    keys: keyring(settings, runtime, session, commit),
+    keys,
+    accounts: accounts(settings, { runtime, session, commit, keys }),
+    on: events.on,
     identify: requests.identify,
     authorize: requests.authorize,
     wire: { realm, codes },
     flush: (timeoutMs = storeTimeoutMs) => commit.flush(timeoutMs),
     close: () => (closed ??= close()),
   };
+}
+
+/** Tells what a write of this process has claimed: thresholds that were reached, and holds that had expired. */
+function tellWritten(events: Events, id: string, before: AnyRecord, after: AnyRecord): void {
+  if (!isLedger(before) || !isLedger(after)) return;
+  const name = id.slice(id.indexOf(":") + 1);
+  const whose = isKey(after) ? { keyId: name } : { accountId: name };
+  for (const { fund, threshold, limit, left } of alertsBetween(before, after)) {
+    if (fund === "balance") events.emit({ type: "balance.low", accountId: name, threshold, left });
+    else events.emit({ type: "quota.low", ...whose, fund, thresholdPercent: threshold, limit, left });
+  }
+  if (before.collected === after.collected) return;
+  for (const [node, { mode, collected: held }] of Object.entries(after.collected)) {
+    if (!(node in before.collected)) events.emit({ type: "hold.expired", ...whose, mode, held });
+  }
 }

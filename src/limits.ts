@@ -1,17 +1,33 @@
-import type { KeyRecord, Level, Limit, RequestLimit } from "./documents.js";
+import type { Amounts, KeyRecord, Ledger, Level, Limit, RequestLimit, TokenLimit } from "./documents.js";
+import { heldOf } from "./ledger.js";
 
 /** Where one limit stands, for headers and for the caller. */
 export interface LimitStatus {
-  readonly unit: "requests" | "inFlight";
+  readonly unit: "requests" | "tokens" | "inFlight";
   readonly limit: number;
   readonly remaining: number;
   /** When it is whole again if nothing more comes. */
   readonly resetAtMs: number;
+  /** The window of a rate; undefined for requests in flight. */
+  readonly windowMs?: number;
 }
 
-/** The answer of all limits of a key to one more request: the levels to store, or how long to wait. */
+/** A limit per time: of requests, or of tokens. */
+export type RateLimit = RequestLimit | TokenLimit;
+
+/** What limits count of one request. */
+export interface Counted {
+  /** What limits per model count by. */
+  readonly families: readonly string[];
+  /** How many tokens it is estimated to take. */
+  readonly tokens: number;
+}
+
+type Limited = Ledger & { readonly policy: { readonly limits: readonly Limit[] } };
+
+/** The answer of all limits of a document to one more request: what to store and to hold, or how long to wait. */
 export type LimitsOutcome =
-  | { readonly fits: true; readonly levels: KeyRecord["levels"] }
+  | { readonly fits: true; readonly levels: KeyRecord["levels"]; readonly held: Amounts }
   | {
       readonly fits: false;
       readonly reason: "rate_limited" | "concurrency_limited";
@@ -21,34 +37,53 @@ export type LimitsOutcome =
 /** What a request refused for requests in flight is told to wait: nobody knows when one ends. */
 const IN_FLIGHT_RETRY_MS = 1_000;
 
-/** Buckets of one key for limits per model. Further models share one, and so do those with longer names. */
+/** Buckets of one document for limits per model. Further models share one, and so do those with longer names. */
 const MAX_MODEL_BUCKETS = 64;
 const MAX_FAMILY_LENGTH = 64;
 
 /**
- * Puts one request against every limit of a key: all of them take it, or none does. A limit per model takes it once
- * for each family of models the request asks for.
+ * Puts one request against every limit of a key or an account: all of them take it, or none does. A limit per model
+ * takes it once for each family of models the request asks for.
  *
- * A request limit is a leaky bucket in exact integers (continuous GCRA): a request is `windowMs` units of level,
- * `requests` units drain per millisecond, and the bucket holds `burst` (unless set, `requests`) requests. In this
- * unit a level keeps its meaning when the limit is edited. Time that runs backwards drains nothing.
+ * A rate limit is a leaky bucket in exact integers (continuous GCRA): a request or a token is `windowMs` units of level,
+ * `requests` (or `tokens`) units drain per millisecond, and the bucket holds `burst` (unless set, that many) of them. In
+ * this unit a level keeps its meaning when the limit is edited. Time that runs backwards drains nothing. Tokens are held
+ * until it is known how many there were: level, held and estimate together stay within the bucket.
+ *
+ * @param ratePercent by how much the limits are multiplied.
  */
-export function takeRequest(record: KeyRecord, families: readonly string[], now: number): LimitsOutcome {
-  const levels: Record<string, Level> = undrained(record, now);
+export function takeRequest(
+  ledger: Limited,
+  { families, tokens }: Counted,
+  now: number,
+  ratePercent = 100,
+): LimitsOutcome {
+  const limits = scaledLimits(ledger, ratePercent);
+  const known = undrained(ledger, limits, now);
+  const levels: Record<string, Level> = { ...known };
+  const held: Record<string, number> = {};
   let retryAfterMs = 0;
-  for (const limit of record.policy.limits.filter(isRequestLimit)) {
-    for (const name of bucketNames(limit, families, levels)) {
-      const { level, waitMs } = take(limit, record.levels[name], now);
+  for (const limit of limits.filter(isRateLimit)) {
+    for (const name of bucketNames(limit, families, known)) {
+      const bucket = ledger.levels[name];
+      if (isTokenLimit(limit)) {
+        held[name] = tokens;
+        // Kept while something is held, so that its family stays in it.
+        levels[name] = drained(limit, bucket, now);
+        retryAfterMs = Math.max(retryAfterMs, tokenWait(limit, bucket, heldOf(ledger, name), tokens, now));
+        continue;
+      }
+      const { level, waitMs } = take(limit, bucket, now);
       retryAfterMs = Math.max(retryAfterMs, waitMs);
       levels[name] = level;
     }
   }
   if (retryAfterMs > 0) return { fits: false, reason: "rate_limited", retryAfterMs };
 
-  const open = openRequests(record);
-  const full = record.policy.limits.some((limit) => !isRequestLimit(limit) && open >= limit.inFlight);
+  const open = openRequests(ledger);
+  const full = limits.some((limit) => !isRateLimit(limit) && open >= limit.inFlight);
   if (full) return { fits: false, reason: "concurrency_limited", retryAfterMs: IN_FLIGHT_RETRY_MS };
-  return { fits: true, levels };
+  return { fits: true, levels, held };
 }
 
 /** The bucket after one more request, and how long that request has to wait until it fits (0: it fits now). */
@@ -63,54 +98,137 @@ export function take(
   return { level: { level: level + limit.windowMs, atMs }, waitMs };
 }
 
+/** How long a request has to wait for its tokens. What is held may be given back at any time. */
+function tokenWait(
+  limit: TokenLimit,
+  bucket: Level | undefined,
+  held: number,
+  tokens: number,
+  now: number,
+): number {
+  const { tokens: rate, burst = rate, windowMs } = limit;
+  const { level, atMs } = drained(limit, bucket, now);
+  // In tokens, rounded up: what a part of a token takes is not there for another. Never beyond the safe integers.
+  const missing = tokens - (burst - ceilDivide(level, windowMs) - held);
+  if (missing <= 0) return 0;
+  if (tokens > burst) return Math.max(windowMs, IN_FLIGHT_RETRY_MS);
+  const over = level - (burst - tokens) * windowMs;
+  return over > 0 ? atMs - now + ceilDivide(over, rate) : IN_FLIGHT_RETRY_MS;
+}
+
+/** Puts the tokens a request took into the buckets that held its estimate. Buckets without a limit are gone. */
+export function fillBuckets<L extends Limited>(
+  ledger: L,
+  tokens: Amounts,
+  now: number,
+  ratePercent = 100,
+): L {
+  const limits = scaledLimits(ledger, ratePercent).filter(isTokenLimit);
+  if (limits.length === 0) return ledger;
+  const levels: Record<string, Level> = { ...ledger.levels };
+  for (const limit of limits) {
+    for (const [name, taken] of Object.entries(tokens)) {
+      if (!isBucketOf(limit, name) || taken <= 0) continue;
+      const { level, atMs } = drained(limit, levels[name], now);
+      const room = floorDivide(Number.MAX_SAFE_INTEGER - level, limit.windowMs);
+      levels[name] = { level: level + Math.min(taken, room) * limit.windowMs, atMs };
+    }
+  }
+  return { ...ledger, levels };
+}
+
 /** The bucket as it has drained until `now`, or as it was when last seen, if the clock is behind that. */
-export function drained(limit: RequestLimit, bucket: Level | undefined, now: number): Level {
+export function drained(limit: RateLimit, bucket: Level | undefined, now: number): Level {
   if (bucket === undefined) return { level: 0, atMs: now };
   const elapsedMs = Math.max(0, now - bucket.atMs);
   // Compared before it is multiplied: a long pause at a high rate would leave the safe integers.
-  const isEmpty = elapsedMs > Number.MAX_SAFE_INTEGER / limit.requests;
-  const level = isEmpty ? 0 : Math.max(0, bucket.level - elapsedMs * limit.requests);
+  const isEmpty = elapsedMs > Number.MAX_SAFE_INTEGER / rateOf(limit);
+  const level = isEmpty ? 0 : Math.max(0, bucket.level - elapsedMs * rateOf(limit));
   return { level, atMs: Math.max(now, bucket.atMs) };
 }
 
-/** Where every limit of a key stands for these families, in the order of its policy. */
+/** Where every limit of a document stands for these families, in the order of its policy. */
 export function limitStatus(
-  record: KeyRecord,
+  ledger: Limited,
   families: readonly string[],
   now: number,
+  ratePercent = 100,
 ): readonly LimitStatus[] {
-  const known = undrained(record, now);
-  return record.policy.limits.flatMap((limit): LimitStatus[] => {
-    if (isRequestLimit(limit)) {
-      return bucketNames(limit, families, known).map((name) => bucketStatus(limit, record.levels[name], now));
+  const limits = scaledLimits(ledger, ratePercent);
+  const known = undrained(ledger, limits, now);
+  return limits.flatMap((limit): LimitStatus[] => {
+    if (isRateLimit(limit)) {
+      return bucketNames(limit, families, known).map((name) =>
+        bucketStatus(limit, ledger.levels[name], now, heldOf(ledger, name)),
+      );
     }
-    const remaining = Math.max(0, limit.inFlight - openRequests(record));
+    const remaining = Math.max(0, limit.inFlight - openRequests(ledger));
     return [{ unit: "inFlight", limit: limit.inFlight, remaining, resetAtMs: now + IN_FLIGHT_RETRY_MS }];
   });
 }
 
-/** The name of a limit's bucket, without the model. Two limits of one policy may not share it. */
-export function bucketName({ windowMs, per }: RequestLimit): string {
-  return per === undefined ? `requests/${windowMs}` : `requests/${windowMs}/${per}/`;
+/**
+ * Limits as a plan multiplies them, rounded down, at least 1 and within what can be counted. A plan that multiplies by
+ * 100 percent leaves them as they are.
+ */
+function scaledLimits({ policy }: Limited, ratePercent: number): readonly Limit[] {
+  if (ratePercent === 100) return policy.limits;
+  return policy.limits.map((limit): Limit => {
+    if (!isRateLimit(limit))
+      return { inFlight: scaled(limit.inFlight, ratePercent, Number.MAX_SAFE_INTEGER) };
+    const most = floorDivide(Number.MAX_SAFE_INTEGER, limit.windowMs);
+    const burst = limit.burst === undefined ? {} : { burst: scaled(limit.burst, ratePercent, most) };
+    return isTokenLimit(limit)
+      ? { ...limit, ...burst, tokens: scaled(limit.tokens, ratePercent, most) }
+      : { ...limit, ...burst, requests: scaled(limit.requests, ratePercent, most) };
+  });
 }
 
-export function isRequestLimit(limit: Limit): limit is RequestLimit {
-  return "requests" in limit;
+function scaled(value: number, percent: number, most: number): number {
+  const whole = floorDivide(value, 100);
+  const product = whole * percent + floorDivide((value % 100) * percent, 100);
+  return Math.min(Math.max(1, product), most);
+}
+
+/** The name of a limit's bucket, without the model. Two limits of one policy may not share it. */
+export function bucketName(limit: RateLimit): string {
+  const name = `${isTokenLimit(limit) ? "tokens" : "requests"}/${limit.windowMs}`;
+  return limit.per === undefined ? name : `${name}/${limit.per}/`;
+}
+
+export function isRateLimit(limit: Limit): limit is RateLimit {
+  return !("inFlight" in limit);
+}
+
+function isTokenLimit(limit: Limit): limit is TokenLimit {
+  return "tokens" in limit;
+}
+
+/** How many drain in one window. */
+function rateOf(limit: RateLimit): number {
+  return isTokenLimit(limit) ? limit.tokens : limit.requests;
 }
 
 /** The bucket's size in units of level: `burst * windowMs`, at most 2^53 - 1 (checked when a policy is written). */
-export function capacity({ requests, burst = requests, windowMs }: RequestLimit): number {
-  return burst * windowMs;
+export function capacity(limit: RateLimit): number {
+  return (limit.burst ?? rateOf(limit)) * limit.windowMs;
 }
 
 /** Where one bucket stands. */
-export function bucketStatus(limit: RequestLimit, bucket: Level | undefined, now: number): LimitStatus {
+export function bucketStatus(
+  limit: RateLimit,
+  bucket: Level | undefined,
+  now: number,
+  held = 0,
+): LimitStatus {
   const { level, atMs } = drained(limit, bucket, now);
+  const left = floorDivide(Math.max(0, capacity(limit) - level), limit.windowMs);
   return {
-    unit: "requests",
-    limit: limit.burst ?? limit.requests,
-    remaining: floorDivide(Math.max(0, capacity(limit) - level), limit.windowMs),
-    resetAtMs: atMs + ceilDivide(level, limit.requests),
+    unit: isTokenLimit(limit) ? "tokens" : "requests",
+    limit: limit.burst ?? rateOf(limit),
+    remaining: Math.max(0, left - held),
+    resetAtMs: atMs + ceilDivide(level, rateOf(limit)),
+    windowMs: limit.windowMs,
   };
 }
 
@@ -119,7 +237,7 @@ export function bucketStatus(limit: RequestLimit, bucket: Level | undefined, now
  * the shared one until that has drained, or it would get what it had there again.
  */
 function bucketNames(
-  limit: RequestLimit,
+  limit: RateLimit,
   families: readonly string[],
   known: KeyRecord["levels"],
 ): readonly string[] {
@@ -137,18 +255,24 @@ function bucketNames(
   return [...new Set(buckets)];
 }
 
-/** The buckets of limits per model in which something is left; the others need not be remembered. */
-function undrained({ policy, levels }: KeyRecord, now: number): Record<string, Level> {
-  const perModel = policy.limits.filter(isRequestLimit).filter(({ per }) => per !== undefined);
-  const kept = Object.entries(levels).filter(([name, bucket]) => {
-    const limit = perModel.find((one) => name.startsWith(bucketName(one)));
-    return limit !== undefined && drained(limit, bucket, now).level > 0;
+/** The buckets in which something is left; the others need not be remembered. */
+function undrained(ledger: Ledger, limits: readonly Limit[], now: number): Record<string, Level> {
+  const rates = limits.filter(isRateLimit);
+  const kept = Object.entries(ledger.levels).filter(([name, bucket]) => {
+    const limit = rates.find((one) => isBucketOf(one, name));
+    if (limit === undefined) return false;
+    return drained(limit, bucket, now).level > 0 || (isTokenLimit(limit) && heldOf(ledger, name) > 0);
   });
   return Object.fromEntries(kept);
 }
 
+function isBucketOf(limit: RateLimit, name: string): boolean {
+  const own = bucketName(limit);
+  return limit.per === undefined ? name === own : name.startsWith(own);
+}
+
 /** Requests in flight on all processes, as far as their holds have not expired. */
-function openRequests(record: KeyRecord): number {
+function openRequests(record: Ledger): number {
   let open = 0;
   for (const node of Object.values(record.nodes)) open += node.open;
   return open;

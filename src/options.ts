@@ -1,7 +1,8 @@
 import { z } from "zod";
 import { compileRanges, type Ranges } from "./address.js";
+import type { Thresholds } from "./alerts.js";
 import { type CredentialSource, DEFAULT_SOURCES } from "./credential.js";
-import type { Policy, RequestLimit } from "./documents.js";
+import { DAY_MS, type Policy, type RequestLimit } from "./documents.js";
 import { invalid, parse } from "./invalid-options.js";
 import type { Rule } from "./policy.js";
 import { defined, parseAddressLimit } from "./policy-input.js";
@@ -59,6 +60,11 @@ export interface KeystileOptions {
   /** `folded` tells clients no more of a 403 than `access_denied`. Default `full`. */
   readonly codes?: "full" | "folded";
   /**
+   * When `quota.low` and `balance.low` are told: at so many percent left of a quota, an allowance or a cap (integers from
+   * 0 to 99, default 20, 10 and 0), and at so much left of a balance, in your unit (default 0). At most 16 each.
+   */
+  readonly alerts?: Partial<Thresholds>;
+  /**
    * What happens to the reservations of a process that died: `charge` them (the money was probably spent) or
    * `release` them (outside the promise that nothing is overspent). Default of the keys issued here. Default `charge`.
    */
@@ -95,6 +101,7 @@ export interface Settings {
   readonly rules: readonly Rule[];
   readonly realm: string;
   readonly codes: "full" | "folded";
+  readonly thresholds: Thresholds;
   readonly onCrash: Policy["onCrash"];
   readonly holdMs: number;
   readonly storeTimeoutMs: number;
@@ -105,7 +112,6 @@ export interface Settings {
 }
 
 const text = z.string().min(1).max(256);
-const DAY_MS = 86_400_000;
 
 const prefix = z.string().refine(isSecretPrefix, "expected 1 to 32 of A-Z a-z 0-9 _ - that end in - or _");
 const pepper = z.strictObject({
@@ -152,6 +158,12 @@ const keystileOptions = z.strictObject({
     .max(128)
     .regex(/^[\x20\x21\x23-\x5b\x5d-\x7e]+$/, "expected printable ASCII without quotes and backslashes")
     .default("api"),
+  alerts: z
+    .strictObject({
+      percentLeft: z.array(z.int().min(0).max(99)).max(16).default([20, 10, 0]),
+      balanceLeft: z.array(z.int().min(0)).max(16).default([0]),
+    })
+    .prefault({}),
   onCrash: z.enum(["charge", "release"]).default("charge"),
   holdMs: z.int().min(1_000).max(DAY_MS).default(60_000),
   storeTimeoutMs: z.int().min(10).max(60_000).default(5_000),
@@ -163,7 +175,7 @@ const keystileOptions = z.strictObject({
 
 /** @throws KeystileError `invalid_options` naming the path, what was received and what would be right. */
 export function parseKeystileOptions(options: KeystileOptions): Settings {
-  const parsed = parse(keystileOptions, options, "options");
+  const { alerts: thresholds, ...parsed } = parse(keystileOptions, options, "options");
   const { trustedProxies, peppers, holdMs, storeTimeoutMs } = parsed;
   const prefixes = { ...DEFAULT_PREFIXES, ...defined(parsed.prefixes ?? {}) };
   if (prefixes.standard === prefixes.subscription)
@@ -182,6 +194,7 @@ export function parseKeystileOptions(options: KeystileOptions): Settings {
   return Object.freeze({
     ...parsed,
     prefixes,
+    thresholds,
     runtime: parsed.runtime,
     clientAddressHeader: parsed.clientAddressHeader,
     addressLimit: parseAddressLimit(parsed.addressLimit, "options.addressLimit"),

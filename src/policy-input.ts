@@ -1,8 +1,8 @@
 import { z } from "zod";
 import { compileRanges } from "./address.js";
-import type { Limit, Policy, RequestLimit } from "./documents.js";
+import { DAY_MS, type Limit, type Policy, type RequestLimit } from "./documents.js";
 import { invalid, parse } from "./invalid-options.js";
-import { bucketName, capacity, isRequestLimit } from "./limits.js";
+import { bucketName, capacity, isRateLimit } from "./limits.js";
 import { checkModelPatterns } from "./models.js";
 import { isTime } from "./policy.js";
 import type { SecretPrefixes } from "./secret.js";
@@ -23,8 +23,8 @@ export interface PolicyInput {
   readonly scopes?: readonly string[] | null;
   /**
    * `{ requests, windowMs, burst?, per? }`: requests per window, leaky bucket, windows of 1 s to 31 days, for the key
-   * or (`per: "model"`) for each model; `{ inFlight }`: requests at a time. At most 16, each window once for the key and
-   * once per model. Default none.
+   * or (`per: "model"`) for each model; `{ tokens, windowMs, burst?, per? }`: tokens likewise; `{ inFlight }`: requests
+   * at a time. At most 16, each window once for the key and once per model. Default none.
    */
   readonly limits?: readonly Limit[];
   /** How much may ever be used, an integer up to 2^53 - 1 in your unit. Default `null`: unlimited, but counted. */
@@ -36,7 +36,12 @@ export interface PolicyInput {
 }
 
 export interface IssueInput extends PolicyInput {
-  /** Who the key belongs to. 1 to 256 characters. Cannot be changed later. */
+  /**
+   * The id of the account whose money it spends, bounded by its own quota: of a `standard` key the balance, of a
+   * `subscription` key the subscription. Default none. Cannot be changed later.
+   */
+  readonly account?: string;
+  /** Who the key belongs to. 1 to 256 characters. Default: whom its account belongs to. Cannot be changed later. */
   readonly owner?: string;
   /** Which prefix the secret gets. Default `standard`. */
   readonly kind?: keyof SecretPrefixes;
@@ -47,10 +52,9 @@ export interface IssueInput extends PolicyInput {
   readonly secret?: string;
 }
 
-const DAY_MS = 86_400_000;
 const MAX_WINDOW_MS = 31 * DAY_MS;
 
-const text = z.string().min(1).max(256);
+export const text: z.ZodString = z.string().min(1).max(256);
 
 const requestLimit = z.strictObject({
   requests: z.int().min(1),
@@ -58,16 +62,34 @@ const requestLimit = z.strictObject({
   burst: z.int().min(1).optional(),
 });
 
+const { windowMs, burst } = requestLimit.shape;
 const limit = z.union(
   [
     requestLimit.extend({ per: z.literal("model").optional() }).readonly(),
+    z
+      .strictObject({ tokens: z.int().min(1), windowMs, burst, per: z.literal("model").optional() })
+      .readonly(),
     z.strictObject({ inFlight: z.int().min(1) }).readonly(),
   ],
-  { error: "expected { requests, windowMs, burst?, per? } or { inFlight }" },
+  {
+    error:
+      "expected { requests, windowMs, burst?, per? }, { tokens, windowMs, burst?, per? } or { inFlight }",
+  },
 );
 
 // Frozen, because views and decisions show parts of a policy to callers.
 const names = z.array(z.string()).readonly().nullable().optional();
+
+export const limitsShape: z.ZodOptional<z.ZodType<readonly Limit[]>> = z
+  .array(limit)
+  .max(16)
+  .readonly()
+  .optional();
+export const metadataShape: z.ZodOptional<z.ZodType<Readonly<Record<string, string>>>> = z
+  .record(z.string().min(1).max(64), z.string().max(512))
+  .refine((members) => Object.keys(members).length <= 32, "expected at most 32 members")
+  .readonly()
+  .optional();
 
 const policyShape = {
   name: text.optional(),
@@ -80,14 +102,10 @@ const policyShape = {
   allowedModels: names,
   deniedModels: names,
   scopes: z.array(z.string().min(1).max(64)).max(64).readonly().nullable().optional(),
-  limits: z.array(limit).max(16).readonly().optional(),
+  limits: limitsShape,
   quota: z.int().min(0).nullable().optional(),
   onCrash: z.enum(["charge", "release"]).optional(),
-  metadata: z
-    .record(z.string().min(1).max(64), z.string().max(512))
-    .refine((members) => Object.keys(members).length <= 32, "expected at most 32 members")
-    .readonly()
-    .optional(),
+  metadata: metadataShape,
 };
 
 const policyInput = z.strictObject(policyShape);
@@ -96,6 +114,7 @@ const issueInput = z.strictObject({
   owner: text.optional(),
   kind: z.enum(["standard", "subscription"]).default("standard"),
   secret: z.string().optional(),
+  account: z.string().optional(),
 });
 
 /** What a policy is before anything is said. */
@@ -110,10 +129,17 @@ export function parseIssueInput(
   readonly owner: string | undefined;
   readonly kind: keyof SecretPrefixes;
   readonly secret: string | undefined;
+  readonly accountId: string | undefined;
   readonly policy: Policy;
 } {
-  const { owner, kind, secret, ...fields } = parse(issueInput, input, "key");
-  return { owner, kind, secret, policy: applyPolicy({ ...BLANK, ...defaults }, fields, now, "key") };
+  const { owner, kind, secret, account: accountId, ...fields } = parse(issueInput, input, "key");
+  return {
+    owner,
+    kind,
+    secret,
+    accountId,
+    policy: applyPolicy({ ...BLANK, ...defaults }, fields, now, "key"),
+  };
 }
 
 /** A change of a policy, checked before it is needed; `null` takes a rule away. @throws KeystileError `invalid_options` */
@@ -181,17 +207,18 @@ function applyPolicy(
   return Object.freeze(merged) as unknown as Policy;
 }
 
-function checkLimits(limits: readonly Limit[], path: string): void {
-  const requestLimits = limits.filter(isRequestLimit) as readonly RequestLimit[];
-  if (new Set(requestLimits.map(bucketName)).size < requestLimits.length) {
-    throw invalid(path, "two limits have the same windowMs and per; keep the tighter one");
+/** @throws KeystileError `invalid_options` for limits of which one would never bind, or that cannot be counted. */
+export function checkLimits(limits: readonly Limit[], path: string): void {
+  const rates = limits.filter(isRateLimit);
+  if (new Set(rates.map(bucketName)).size < rates.length) {
+    throw invalid(path, "two limits have the same unit, windowMs and per; keep the tighter one");
   }
-  if (limits.length - requestLimits.length > 1) throw invalid(path, "expected at most one inFlight");
-  for (const requestLimit of requestLimits) {
-    if (!Number.isSafeInteger(capacity(requestLimit))) {
+  if (limits.length - rates.length > 1) throw invalid(path, "expected at most one inFlight");
+  for (const rate of rates) {
+    if (!Number.isSafeInteger(capacity(rate))) {
       throw invalid(
         path,
-        `burst (or requests) times windowMs must stay within 2^53 - 1; lower one of them. Received ${capacity(requestLimit)}`,
+        `burst (or requests, or tokens) times windowMs must stay within 2^53 - 1; lower one of them. Received ${capacity(rate)}`,
       );
     }
   }

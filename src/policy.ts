@@ -1,7 +1,7 @@
 import { type Address, compileStoredRanges, inRanges, parseAddress, type Ranges } from "./address.js";
-import type { KeyRecord } from "./documents.js";
+import type { Documents, KeyRecord } from "./documents.js";
 import { KeystileError } from "./errors.js";
-import { isRequestLimit } from "./limits.js";
+import { isRateLimit } from "./limits.js";
 import { judgeModels } from "./models.js";
 import { type Reason, type Refusal, refuse } from "./refusal.js";
 import { sameDigest } from "./secret.js";
@@ -49,44 +49,47 @@ const MAX_AHEAD_MS = 300_000;
 const MAX_TIME_MS = 8_640_000_000_000_000;
 
 /**
- * Judges the rules of a key that count nothing, in the order of the refusal table: secret, state, expiry, address,
- * scopes, own rules, model. Pure: the same arguments always give the same answer.
+ * Judges the rules of a key that count nothing, in the order of the refusal table: secret, state, expiry, account,
+ * address, scopes, own rules, model. Pure: the same arguments always give the same answer.
  *
- * @param now store time in milliseconds. A record that has seen a later time is judged by that one.
- * @throws KeystileError `document_invalid` when the record has seen a time more than 5 minutes ahead of `now`.
+ * @param now store time in milliseconds. Documents that have seen a later time are judged by that one.
+ * @throws KeystileError `document_invalid` when one has seen a time more than 5 minutes ahead of `now`.
  */
 export function evaluatePolicy(
-  record: KeyRecord,
+  documents: Documents,
   facts: Facts,
   now: number,
   rules: readonly Rule[] = [],
 ): PolicyOutcome {
+  const { key } = documents;
   return outcome(
-    judgeArrival(record, facts, latestTime(record, now)) ??
-      judgeRules(rules, record, facts, now) ??
-      judgeModel(record, facts.model),
+    judgeArrival(documents, facts, latestTime(documents, now)) ??
+      judgeRules(rules, key, facts, now) ??
+      judgeModel(key, facts.model),
   );
 }
 
 /** The part of `evaluatePolicy` that can be judged before the body is read: all but the model. */
 export function evaluateArrival(
-  record: KeyRecord,
+  documents: Documents,
   facts: Facts,
   now: number,
   rules: readonly Rule[] = [],
 ): PolicyOutcome {
   const early = rules.filter(({ needsModel }) => needsModel !== true);
   return outcome(
-    judgeArrival(record, facts, latestTime(record, now)) ?? judgeRules(early, record, facts, now),
+    judgeArrival(documents, facts, latestTime(documents, now)) ??
+      judgeRules(early, documents.key, facts, now),
   );
 }
 
-function judgeArrival(record: KeyRecord, facts: Facts, latest: number): Reason | undefined {
+function judgeArrival({ key, account }: Documents, facts: Facts, latest: number): Reason | undefined {
   return (
-    judgeSecret(record, facts.digests, latest) ??
-    judgeState(record, latest) ??
-    judgeAddress(record, facts.address) ??
-    judgeScopes(record, facts.scopes)
+    judgeSecret(key, facts.digests, latest) ??
+    judgeState(key, latest) ??
+    (account?.policy.state === "suspended" ? "account_suspended" : undefined) ??
+    judgeAddress(key, facts.address) ??
+    judgeScopes(key, facts.scopes)
   );
 }
 
@@ -96,14 +99,15 @@ function outcome(refused: Reason | Refusal | undefined): PolicyOutcome {
 }
 
 /** A clock that steps back revives nothing; one that is far behind what was seen is a fault. */
-function latestTime(record: KeyRecord, now: number): number {
-  if (record.latestMs - now > MAX_AHEAD_MS) {
+function latestTime({ key, account }: Documents, now: number): number {
+  const latestMs = Math.max(key.latestMs, account?.latestMs ?? 0);
+  if (latestMs - now > MAX_AHEAD_MS) {
     throw new KeystileError(
       "document_invalid",
-      `A key document has seen a time ${record.latestMs - now} ms ahead of the store's clock. Check the clock.`,
+      `A document has seen a time ${latestMs - now} ms ahead of the store's clock. Check the clock.`,
     );
   }
-  return Math.max(record.latestMs, now);
+  return Math.max(latestMs, now);
 }
 
 function judgeSecret(
@@ -172,7 +176,7 @@ function isAllowedBy(rule: Rule, record: KeyRecord, facts: Facts, now: number): 
 
 /** A limit per model must know the model just as a list must: else one could be had twice by hiding it. */
 function judgeModel({ policy }: KeyRecord, model: Facts["model"]): Reason | undefined {
-  const isCounted = policy.limits.some((limit) => isRequestLimit(limit) && limit.per !== undefined);
+  const isCounted = policy.limits.some((limit) => isRateLimit(limit) && limit.per !== undefined);
   return judgeModels(model, policy, isCounted || undefined);
 }
 

@@ -1,199 +1,303 @@
 import {
+  type AccountRecord,
   type Amounts,
-  COLLECTED_KEPT_MS,
+  BALANCE_PURSE,
+  type Cost,
+  type Documents,
+  type FundCosts,
   KEY_PURSE,
   type KeyRecord,
-  MAX_COLLECTED,
-  MAX_NODES,
-  type NodeEntry,
+  type Ledger,
 } from "./documents.js";
-import { KeystileError } from "./errors.js";
+import { heldOf } from "./ledger.js";
+import type { Reason } from "./refusal.js";
+import { cycleEnd, cycleName } from "./subscription.js";
 
-/** What a request got: the amounts that a document keeps back for it, under the process that serves it. */
-export interface Reservation {
-  /** null: nothing was held, because there was nothing to count. */
-  readonly node: string | null;
-  readonly held: Amounts;
-}
-
-/** A key's quota as its owner sees it. `remaining` is what one more request could get now; null is unlimited. */
+/** A quota as its owner sees it. `remaining` is what one more request could get now; null is unlimited. */
 export interface QuotaStatus {
   readonly limit: number | null;
   readonly used: number;
   readonly held: number;
   readonly remaining: number | null;
   readonly unlimited: boolean;
+  /** When it begins anew; undefined: never. */
+  readonly resetAtMs?: number;
 }
 
-export type ReserveOutcome =
-  | { readonly fits: true; readonly record: KeyRecord; readonly reservation: Reservation }
-  /** `held`: it would fit if the requests in flight gave back all they hold. */
-  | { readonly fits: false; readonly held: boolean };
-
-/** Promises `cost` to a request of `node`: `used + held + cost` stays within the quota, or nothing happens. */
-export function reserve(record: KeyRecord, cost: number, node: string, renewByMs: number): ReserveOutcome {
-  const { quota } = record.policy;
-  const left = (quota ?? Number.MAX_SAFE_INTEGER) - amount(record.used);
-  // Subtraction keeps every step within the safe integers where the sum of three amounts would not.
-  if (left - heldBy(record) < cost) return { fits: false, held: left >= cost };
-  const entry = record.nodes[node] ?? newEntry(record);
-  const held = cost > 0 ? { [KEY_PURSE]: cost } : {};
-  const next: NodeEntry = {
-    ...entry,
-    open: entry.open + 1,
-    renewByMs: Math.max(entry.renewByMs, renewByMs),
-    held: add(entry.held, held, 1),
-  };
-  return { fits: true, record: withNode(record, node, next), reservation: { node, held } };
+/** What a request is to hold: amounts of the key's document and of its account's, and the cycle it falls into. */
+export interface Shares {
+  readonly key: Amounts;
+  readonly account: Amounts;
+  /** The subscription's cycle, in which it is settled, too. */
+  readonly cycle?: string | undefined;
 }
+
+export type QuotaOutcome =
+  | { readonly fits: true; readonly shares: Shares }
+  | {
+      readonly fits: false;
+      readonly reason: Extract<
+        Reason,
+        "key_quota_exhausted" | "subscription_exhausted" | "payg_cap_reached" | "balance_exhausted"
+      >;
+      /** It would fit if the requests in flight gave back all they hold. */
+      readonly held: boolean;
+      /** When the cycle begins in which it may fit. */
+      readonly resetAtMs?: number;
+    };
+
+/** Where money comes from. Its first purse is its own; the others are caps that it counts in, too. */
+interface Fund {
+  readonly name: "quota" | "subscription" | "payg" | "balance";
+  readonly purses: readonly string[];
+  /** Negative in debt. */
+  readonly room: number;
+}
+
+const UNLIMITED = Number.MAX_SAFE_INTEGER;
 
 /**
- * Makes a reservation final with what was really used; 0 gives everything back.
+ * Divides the cost of a request among the funds its key may spend, or says why it does not fit: everywhere
+ * `used + held + cost` stays within the limit, or nothing is held.
  *
- * It applies to the live entry of the reservation's process, or corrects what became of it after the entry was
- * collected. When even the memory of the collection is gone (after an hour), what was booked then stands.
- * The caller applies it once per reservation. The amount may exceed the reservation: it is a fact, and the debt
- * blocks the next request.
+ * A key is bounded by its own quota, and spends that of its account: the balance, or the allowance of the subscription's
+ * current cycle and then, where pay-as-you-go is on, the balance up to the cap of the cycle. A number is split among
+ * them; of prices by fund, the first fund that has room for its price pays all of it.
  */
-export function settle(record: KeyRecord, { node, held }: Reservation, actual: number): KeyRecord {
-  const charged: Amounts = actual > 0 ? { [KEY_PURSE]: actual } : {};
-  if (node === null) return book(record, charged, 1);
+export function allot(documents: Documents, cost: Cost): QuotaOutcome {
+  const now = divide(documents, cost, "held");
+  if (typeof now !== "string") return { fits: true, shares: now };
+  const held = typeof divide(documents, cost, "free") !== "string";
+  const { account } = documents;
+  const resets = now === "subscription_exhausted" || now === "payg_cap_reached";
+  const endsAtMs = account?.subscription && resets ? cycleEnd(account.subscription) : undefined;
+  return { fits: false, reason: now, held, ...(endsAtMs !== undefined && { resetAtMs: endsAtMs }) };
+}
 
-  const live = record.nodes[node];
-  if (live !== undefined) {
-    const next = { ...live, open: live.open - 1, held: add(live.held, held, -1) };
-    return book(withNode(record, node, next), charged, 1);
+/**
+ * Divides what a request really cost: first among the funds that had promised something to it, as far as they had. What
+ * exceeds the estimate goes to the next fund that has room, and what is left then becomes debt of the last one, which
+ * blocks the requests after it.
+ *
+ * @param account after the promise was released.
+ */
+export function divideActual(
+  { key, account }: Documents,
+  { account: promised, cycle }: Pick<Shares, "account" | "cycle">,
+  cost: Cost,
+): { readonly key: Amounts; readonly account: Amounts } {
+  if (account === undefined || key.account === undefined) {
+    const amount = typeof cost === "number" ? cost : cost.balance;
+    return { key: purse(KEY_PURSE, amount), account: {} };
   }
-
-  const entry = record.collected[node];
-  if (entry === undefined) return record;
-  const corrected = { ...entry, collected: add(entry.collected, held, -1) };
-  const reopened = { ...record, collected: { ...record.collected, [node]: corrected } };
-  const uncharged = entry.mode === "charge" ? book(reopened, held, -1) : reopened;
-  return book(uncharged, charged, 1);
+  const funds = fundsOf(key.account.pays, account, cycle, "held");
+  const debtor = funds.findLast(({ name }) => name !== "payg" || isPayAsYouGo(account)) as Fund;
+  const parts =
+    typeof cost === "number" ? spread(funds, debtor, promised, cost) : whole(funds, debtor, promised, cost);
+  return { key: purse(KEY_PURSE, total(parts)), account: amountsOf(parts) };
 }
 
-/**
- * Collects the holds of processes that did not renew them in time: charged as used or given back, as the policy's
- * `onCrash` says. Entries remain as memory for an hour, so that a process that comes back finds out what became of
- * its attempts and can correct what was collected: the latest 64 collected ones and the latest 64 that held nothing.
- * Returns the same record when there is nothing to do.
- */
-export function expireHolds(record: KeyRecord, now: number): KeyRecord {
-  return forget(collect(record, now), now);
+/** How a key's quota stands: of a key that pays from a subscription and has no quota of its own, the subscription's. */
+export function quotaStatus({ key, account }: Documents): QuotaStatus {
+  const { quota } = key.policy;
+  const subscription = key.account?.pays === "subscription" ? account?.subscription : undefined;
+  if (quota !== null || account === undefined || subscription === undefined) {
+    return purseStatus(key, KEY_PURSE, quota);
+  }
+  return subscriptionQuota(account) as QuotaStatus;
 }
 
-/**
- * Whether an entry that was to be renewed by `renewByMs` may have been there and be forgotten. If not, its absence
- * proves that it was never written.
- */
-export function mayBeForgotten(record: KeyRecord, renewByMs: number): boolean {
-  return renewByMs <= record.forgottenMs;
+/** How the allowance of the current cycle stands; undefined without a subscription. */
+export function subscriptionQuota(account: AccountRecord): QuotaStatus | undefined {
+  const { subscription } = account;
+  if (subscription === undefined) return undefined;
+  const { allowance } = subscription.current;
+  const status = purseStatus(account, `subscription@${cycleName(subscription)}`, allowance);
+  return { ...status, ...resetOf(account) };
 }
 
-/** The quota's numbers. Debt shows as `remaining: 0` with `used` above `limit`. */
-export function quotaStatus(record: KeyRecord): QuotaStatus {
-  const limit = record.policy.quota;
-  const used = amount(record.used);
-  const held = heldBy(record);
+/** What was spent of the balance in the current cycle because the allowance was used up; undefined where that is off. */
+export function payAsYouGoQuota(account: AccountRecord): QuotaStatus | undefined {
+  const { subscription, policy } = account;
+  if (subscription === undefined || policy.payAsYouGo === null) return undefined;
+  const status = purseStatus(account, `payg@${cycleName(subscription)}`, policy.payAsYouGo.capPerCycle);
+  return { ...status, ...resetOf(account) };
+}
+
+/** How the balance stands. Debt shows as `remaining: 0` with `used` above `limit`. */
+export function balanceStatus(account: AccountRecord): QuotaStatus {
+  return purseStatus(account, BALANCE_PURSE, account.credited);
+}
+
+/** @throws TypeError for anything but an integer from 0 to 2^53 - 1, or one for each fund. */
+export function assertCost(cost: unknown): asserts cost is Cost {
+  if (typeof cost === "object" && cost !== null) {
+    const { subscription, balance } = cost as Partial<FundCosts>;
+    assertAmount(subscription, "cost.subscription");
+    assertAmount(balance, "cost.balance");
+  } else {
+    assertAmount(cost, "cost");
+  }
+}
+
+/** @throws TypeError for anything but an integer from 0 to 2^53 - 1. */
+export function assertAmount(value: unknown, name: string): asserts value is number {
+  if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 0) {
+    throw new TypeError(
+      `A ${name} must be an integer from 0 to ${Number.MAX_SAFE_INTEGER}, received ${String(value)}.`,
+    );
+  }
+}
+
+/** The shares, or the reason why there are none. `free`: as if no request in flight held anything. */
+function divide({ key, account }: Documents, cost: Cost, holds: Holds): Shares | RefusedFund {
+  const own = ownQuota(key, holds);
+  if (account === undefined || key.account === undefined) {
+    const amount = typeof cost === "number" ? cost : cost.balance;
+    return own.room < amount ? "key_quota_exhausted" : { key: purse(KEY_PURSE, amount), account: {} };
+  }
+  const cycle = account.subscription && cycleName(account.subscription);
+  const funds = fundsOf(key.account.pays, account, cycle, holds);
+  const parts = typeof cost === "number" ? split(funds, cost) : choose(funds, cost);
+  if (own.room < (parts === undefined ? leastOf(cost) : total(parts))) return "key_quota_exhausted";
+  if (parts === undefined) return reasonOf(funds, account, cost);
+  return { key: purse(KEY_PURSE, total(parts)), account: amountsOf(parts), cycle };
+}
+
+type Holds = "held" | "free";
+type RefusedFund = Extract<QuotaOutcome, { fits: false }>["reason"];
+type Parts = readonly { readonly fund: Fund; readonly amount: number }[];
+
+/** A number is taken from one fund after the other. In debt on all of them, not even nothing is to be had. */
+function split(funds: readonly Fund[], cost: number): Parts | undefined {
+  if (funds.every(({ room }) => room < 0)) return undefined;
+  let rest = cost;
+  const parts = funds.map((fund) => {
+    const amount = Math.min(rest, Math.max(0, fund.room));
+    rest -= amount;
+    return { fund, amount };
+  });
+  return rest > 0 ? undefined : parts;
+}
+
+function choose(funds: readonly Fund[], costs: FundCosts): Parts | undefined {
+  const fund = funds.find((one) => one.room >= priceOf(one, costs));
+  return fund && [{ fund, amount: priceOf(fund, costs) }];
+}
+
+function spread(funds: readonly Fund[], debtor: Fund, promised: Amounts, cost: number): Parts {
+  let rest = cost;
+  const kept = funds.map((fund) => {
+    const amount = Math.min(rest, promised[fund.purses[0] as string] ?? 0);
+    rest -= amount;
+    return { fund, amount };
+  });
+  const filled = kept.map(({ fund, amount }) => {
+    const more = Math.min(rest, Math.max(0, fund.room - amount));
+    rest -= more;
+    return { fund, amount: amount + more };
+  });
+  return filled.map(({ fund, amount }) => ({ fund, amount: fund === debtor ? amount + rest : amount }));
+}
+
+/** The fund that had promised to pay pays; with no promise, the first that has room. */
+function whole(funds: readonly Fund[], debtor: Fund, promised: Amounts, costs: FundCosts): Parts {
+  const fund =
+    funds.find(({ purses }) => (promised[purses[0] as string] ?? 0) > 0) ??
+    funds.find((one) => one.room >= priceOf(one, costs)) ??
+    debtor;
+  return [{ fund, amount: priceOf(fund, costs) }];
+}
+
+function reasonOf(funds: readonly Fund[], account: AccountRecord, cost: Cost): RefusedFund {
+  const [first, payg] = funds;
+  if (first?.name === "balance" || first === undefined) return "balance_exhausted";
+  if (payg === undefined || !isPayAsYouGo(account)) return "subscription_exhausted";
+  const rest = typeof cost === "number" ? cost - Math.max(0, first.room) : cost.balance;
+  const cap = account.policy.payAsYouGo?.capPerCycle ?? UNLIMITED;
+  return roomOf(account, payg.purses[0] as string, cap, "held") < rest
+    ? "payg_cap_reached"
+    : "balance_exhausted";
+}
+
+/** The funds of an account that a key may spend, in order; in a cycle gone by, those of that cycle. */
+function fundsOf(
+  pays: "balance" | "subscription",
+  account: AccountRecord,
+  cycle: string | undefined,
+  holds: Holds,
+): readonly Fund[] {
+  const balance = roomOf(account, BALANCE_PURSE, account.credited, holds);
+  if (pays === "balance" || cycle === undefined) {
+    return [{ name: "balance", purses: [BALANCE_PURSE], room: balance }];
+  }
+  const own = `subscription@${cycle}`;
+  const payg = `payg@${cycle}`;
+  const cap = account.policy.payAsYouGo === null ? 0 : (account.policy.payAsYouGo.capPerCycle ?? UNLIMITED);
+  const spent = roomOf(account, payg, cap, holds);
+  return [
+    { name: "subscription", purses: [own], room: roomOf(account, own, allowanceOf(account, cycle), holds) },
+    {
+      name: "payg",
+      purses: [payg, BALANCE_PURSE],
+      // Off, it has no room at all, not even for nothing.
+      room: isPayAsYouGo(account) ? Math.min(spent, balance) : Math.min(spent, -1),
+    },
+  ];
+}
+
+function isPayAsYouGo({ policy }: AccountRecord): boolean {
+  return policy.payAsYouGo !== null && policy.payAsYouGo.capPerCycle !== 0;
+}
+
+function allowanceOf({ subscription, closed }: AccountRecord, cycle: string): number {
+  if (subscription !== undefined && cycleName(subscription) === cycle) return subscription.current.allowance;
+  return closed[cycle] ?? 0;
+}
+
+function ownQuota(key: KeyRecord, holds: Holds): Fund {
+  const room = roomOf(key, KEY_PURSE, key.policy.quota ?? UNLIMITED, holds);
+  return { name: "quota", purses: [KEY_PURSE], room };
+}
+
+/** Subtraction keeps every step within the safe integers where the sum of three amounts would not. */
+function roomOf(ledger: Ledger, name: string, limit: number, holds: Holds): number {
+  const left = limit - (ledger.used[name] ?? 0);
+  return holds === "held" ? left - heldOf(ledger, name) : left;
+}
+
+function priceOf({ name }: Fund, costs: FundCosts): number {
+  return name === "subscription" ? costs.subscription : costs.balance;
+}
+
+function leastOf(cost: Cost): number {
+  return typeof cost === "number" ? cost : Math.min(cost.subscription, cost.balance);
+}
+
+function total(parts: Parts): number {
+  return parts.reduce((sum, { amount }) => sum + amount, 0);
+}
+
+function amountsOf(parts: Parts): Amounts {
+  const amounts: Record<string, number> = {};
+  for (const { fund, amount } of parts) {
+    if (amount > 0) for (const name of fund.purses) amounts[name] = amount;
+  }
+  return amounts;
+}
+
+function purse(name: string, amount: number): Amounts {
+  return amount > 0 ? { [name]: amount } : {};
+}
+
+function purseStatus(ledger: Ledger, name: string, limit: number | null): QuotaStatus {
+  const used = ledger.used[name] ?? 0;
+  const held = heldOf(ledger, name);
   const remaining = limit === null ? null : Math.max(0, limit - used - held);
   return { limit, used, held, remaining, unlimited: limit === null };
 }
 
-/** Replaces the entry of one process. */
-export function withNode(record: KeyRecord, node: string, entry: NodeEntry): KeyRecord {
-  return { ...record, nodes: { ...record.nodes, [node]: entry } };
-}
-
-/** An entry that holds nothing. @throws KeystileError `document_full` */
-export function newEntry(record: KeyRecord): NodeEntry {
-  if (Object.keys(record.nodes).length >= MAX_NODES) {
-    throw new KeystileError("document_full", `More than ${MAX_NODES} processes hold requests of one key.`);
-  }
-  return { seq: 0, open: 0, renewByMs: 0, held: {} };
-}
-
-function isHolding({ open, held }: NodeEntry): boolean {
-  return open > 0 || Object.keys(held).length > 0;
-}
-
-function collect(record: KeyRecord, now: number): KeyRecord {
-  const expired = Object.entries(record.nodes).filter(
-    ([, entry]) => entry.renewByMs <= now && isHolding(entry),
-  );
-  if (expired.length === 0) return record;
-  const mode = record.policy.onCrash;
-  const names = new Set(expired.map(([node]) => node));
-  const collected = expired.map(([node, { seq, held }]) => [
-    node,
-    { seq, collectedAtMs: now, mode, collected: held },
-  ]);
-  const booked =
-    mode === "charge" ? expired.reduce((sum, [, { held }]) => book(sum, held, 1), record) : record;
-  return {
-    ...booked,
-    nodes: without(record.nodes, names),
-    collected: { ...record.collected, ...Object.fromEntries(collected) },
-  };
-}
-
-function forget(record: KeyRecord, now: number): KeyRecord {
-  const drained = Object.entries(record.nodes)
-    .filter(([, entry]) => entry.renewByMs <= now && !isHolding(entry))
-    .map(([node, { renewByMs }]): Memory => ({ node, atMs: renewByMs }));
-  const collected = Object.entries(record.collected).map(
-    ([node, { collectedAtMs }]): Memory => ({ node, atMs: collectedAtMs }),
-  );
-  const forgotten = [...tooOld(drained, now), ...tooOld(collected, now)];
-  if (forgotten.length === 0) return record;
-  const names = new Set(forgotten.map(({ node }) => node));
-  return {
-    ...record,
-    nodes: without(record.nodes, names),
-    collected: without(record.collected, names),
-    forgottenMs: Math.max(record.forgottenMs, ...forgotten.map(({ atMs }) => atMs)),
-  };
-}
-
-interface Memory {
-  readonly node: string;
-  readonly atMs: number;
-}
-
-/** Those older than an hour, and the oldest beyond 64. */
-function tooOld(memories: readonly Memory[], now: number): readonly Memory[] {
-  const surplus = memories.length - MAX_COLLECTED;
-  return memories
-    .toSorted((a, b) => a.atMs - b.atMs)
-    .filter(({ atMs }, index) => index < surplus || atMs + COLLECTED_KEPT_MS <= now);
-}
-
-function without<T>(entries: Readonly<Record<string, T>>, names: ReadonlySet<string>): Record<string, T> {
-  return Object.fromEntries(Object.entries(entries).filter(([node]) => !names.has(node)));
-}
-
-function heldBy(record: KeyRecord): number {
-  let held = 0;
-  for (const node of Object.values(record.nodes)) held += amount(node.held);
-  return held;
-}
-
-function amount(amounts: Amounts): number {
-  return amounts[KEY_PURSE] ?? 0;
-}
-
-function book(record: KeyRecord, amounts: Amounts, sign: 1 | -1): KeyRecord {
-  if (Object.keys(amounts).length === 0) return record;
-  return { ...record, used: add(record.used, amounts, sign) };
-}
-
-/** Adds amounts purse by purse. A sum stays a safe integer; an empty purse is left out. */
-function add(to: Amounts, amounts: Amounts, sign: 1 | -1): Amounts {
-  const sum: Record<string, number> = { ...to };
-  for (const [purse, value] of Object.entries(amounts)) {
-    const total = Math.min((sum[purse] ?? 0) + sign * value, Number.MAX_SAFE_INTEGER);
-    if (total === 0) delete sum[purse];
-    else sum[purse] = total;
-  }
-  return sum;
+function resetOf({ subscription }: AccountRecord): Pick<QuotaStatus, "resetAtMs"> {
+  if (subscription === undefined || subscription.cycle.kind === "never") return {};
+  return { resetAtMs: cycleEnd(subscription) };
 }

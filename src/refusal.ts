@@ -59,6 +59,8 @@ export interface Refusal {
   readonly retryAfterMs?: number;
   /** True when it was refused only because requests in flight hold the rest. */
   readonly held?: boolean;
+  /** When the billing cycle begins in which the same request may fit. */
+  readonly resetAtMs?: number;
   /** The name of the own rule that refused. For the operator. */
   readonly rule?: string;
 }
@@ -113,7 +115,7 @@ export const REFUSALS: Readonly<Record<Reason, Row>> = {
 /** Makes the refusal for a reason. */
 export function refuse(
   reason: Reason,
-  details: Pick<Refusal, "retryAfterMs" | "held" | "rule"> = {},
+  details: Pick<Refusal, "retryAfterMs" | "held" | "resetAtMs" | "rule"> = {},
 ): Refusal {
   const [status, type, code, message] = REFUSALS[reason];
   return { reason, status, type, code, message, ...details };

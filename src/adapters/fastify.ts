@@ -1,10 +1,10 @@
 import type { FastifyInstance, FastifyRequest } from "fastify";
-import type { Allowed } from "../authorizer.js";
+import type { Allowed } from "../decision.js";
 import { passExchange } from "../exchange.js";
 import { createGuard, type Guard, type GuardOptions } from "../guard.js";
 import type { Keystile } from "../keystile.js";
 
-export type { Allowed } from "../authorizer.js";
+export type { Allowed } from "../decision.js";
 export { filterModelList, stripCredentials, stripCredentialUrl } from "../forwarding.js";
 export type { GuardOptions } from "../guard.js";
 

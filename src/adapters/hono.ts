@@ -1,11 +1,11 @@
 import type { Context, MiddlewareHandler } from "hono";
-import type { Allowed } from "../authorizer.js";
+import type { Allowed } from "../decision.js";
 import { followBody, readBytes } from "../body.js";
 import { type Admitted, createGuard, type GuardOptions } from "../guard.js";
 import type { Answer } from "../http.js";
 import type { Keystile } from "../keystile.js";
 
-export type { Allowed } from "../authorizer.js";
+export type { Allowed } from "../decision.js";
 export { filterModelList, stripCredentials, stripCredentialUrl } from "../forwarding.js";
 export type { GuardOptions } from "../guard.js";
 

@@ -1,10 +1,10 @@
-import type { Allowed } from "../authorizer.js";
+import type { Allowed } from "../decision.js";
 import { type NodeRequest, type NodeResponse, passExchange } from "../exchange.js";
 import { createGuard, type GuardOptions } from "../guard.js";
 import { type Answer, TITLES } from "../http.js";
 import type { Keystile } from "../keystile.js";
 
-export type { Allowed } from "../authorizer.js";
+export type { Allowed } from "../decision.js";
 export { filterModelList, stripCredentials, stripCredentialUrl } from "../forwarding.js";
 export type { GuardOptions } from "../guard.js";
 

@@ -5,7 +5,7 @@ import { DatabaseSync } from "node:sqlite";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { KeyRecord } from "../../src/documents.js";
-import type { KeyView } from "../../src/keyring.js";
+import type { KeyView } from "../../src/key-view.js";
 import { createKeystile, type Keystile } from "../../src/keystile.js";
 import { type SqliteStore, sqliteStore } from "../../src/stores/sqlite.js";
 import { type Random, randomFrom } from "../model/random.js";

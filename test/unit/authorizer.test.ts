@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import type { Allowed, Decision, Refused } from "../../src/authorizer.js";
+import type { Allowed, Decision, Refused } from "../../src/decision.js";
 import type { IssuedKey } from "../../src/keyring.js";
 import { createKeystile, type Keystile } from "../../src/keystile.js";
 import type { KeystileOptions } from "../../src/options.js";

@@ -249,8 +249,8 @@ describe("expiry", () => {
 
   test("is not undone by a clock that steps back", () => {
     const seen = { ...expiring(T0), latestMs: T0 };
-    expect(evaluatePolicy(seen, {}, T0 - 1)).toMatchObject({ refusal: { reason: "key_expired" } });
-    expect(evaluatePolicy({ ...seen, latestMs: T0 - 1 }, {}, T0 - 2).allowed).toBe(true);
+    expect(evaluatePolicy({ key: seen }, {}, T0 - 1)).toMatchObject({ refusal: { reason: "key_expired" } });
+    expect(evaluatePolicy({ key: { ...seen, latestMs: T0 - 1 } }, {}, T0 - 2).allowed).toBe(true);
   });
 
   test.each([
@@ -258,7 +258,7 @@ describe("expiry", () => {
     [300_001, "fault"],
   ])("a document %i ms ahead of the store is %s", (aheadMs, outcome) => {
     const ahead = { ...sampleKey(), latestMs: T0 + aheadMs };
-    const judge = () => evaluatePolicy(ahead, {}, T0).allowed;
+    const judge = () => evaluatePolicy({ key: ahead }, {}, T0).allowed;
     if (outcome === "judged") expect(judge()).toBe(true);
     else expect(judge).toThrow(expect.objectContaining({ code: "document_invalid" }));
   });
@@ -322,12 +322,12 @@ describe("addresses", () => {
     [["nonsense", "10.0.0.1"], "10.0.0.1", true],
   ])("a list %j and the address %s: %s", (allowedIps, address, allowed) => {
     const record = withPolicy({ allowedIps })({ record: sampleKey(), facts: {} }).record;
-    expect(evaluatePolicy(record, { address }, T0).allowed).toBe(allowed);
+    expect(evaluatePolicy({ key: record }, { address }, T0).allowed).toBe(allowed);
   });
 
   test("a refusal names neither the list nor the address", () => {
     const record = sampleKey({ allowedIps: ["10.0.0.1"] });
-    const text = JSON.stringify(evaluatePolicy(record, { address: "10.9.8.7" }, T0));
+    const text = JSON.stringify(evaluatePolicy({ key: record }, { address: "10.9.8.7" }, T0));
     expect(text).not.toMatch(/10\./);
   });
 });

@@ -22,7 +22,7 @@ describe("scopes", () => {
     [["chat"], ["Chat"], false],
   ])("a key with %j on a route that requires %j: %s", (scopes, required, allowed) => {
     const record = sampleKey(scopes === undefined ? {} : { scopes });
-    const outcome = evaluatePolicy(record, { scopes: required }, NOW);
+    const outcome = evaluatePolicy({ key: record }, { scopes: required }, NOW);
     expect(outcome).toMatchObject(
       allowed ? { allowed } : { allowed, refusal: { reason: "scope_missing", status: 403 } },
     );
@@ -44,7 +44,7 @@ describe("rules of one's own", () => {
       false,
     ],
   ])("that give %s: allowed %s", (_, allows, allowed) => {
-    const outcome = evaluatePolicy(sampleKey(), {}, NOW, [rule(allows)]);
+    const outcome = evaluatePolicy({ key: sampleKey() }, {}, NOW, [rule(allows)]);
     expect(outcome).toMatchObject(
       allowed ? { allowed } : { allowed, refusal: { reason: "rule_refused", rule: "own", status: 403 } },
     );
@@ -53,19 +53,19 @@ describe("rules of one's own", () => {
   test("come after scopes and before models", () => {
     const key = sampleKey({ allowedModels: ["a"] });
     const refusing = [rule(() => false)];
-    expect(evaluatePolicy(key, { scopes: ["x"], model: "b" }, NOW, refusing)).toMatchObject({
+    expect(evaluatePolicy({ key: key }, { scopes: ["x"], model: "b" }, NOW, refusing)).toMatchObject({
       refusal: { reason: "scope_missing" },
     });
-    expect(evaluatePolicy(key, { model: "b" }, NOW, refusing)).toMatchObject({
+    expect(evaluatePolicy({ key: key }, { model: "b" }, NOW, refusing)).toMatchObject({
       refusal: { reason: "rule_refused" },
     });
   });
 
   test("that need the model wait for it; the others are judged before the body, too", () => {
     const onModel = rule(({ model }: { model?: string }) => model === "a", true);
-    expect(evaluateArrival(sampleKey(), {}, NOW, [onModel])).toEqual({ allowed: true });
-    expect(evaluatePolicy(sampleKey(), { model: "b" }, NOW, [onModel])).toMatchObject({ allowed: false });
-    expect(evaluateArrival(sampleKey(), {}, NOW, [rule(() => false)])).toMatchObject({ allowed: false });
+    expect(evaluateArrival({ key: sampleKey() }, {}, NOW, [onModel])).toEqual({ allowed: true });
+    expect(evaluatePolicy({ key: sampleKey() }, { model: "b" }, NOW, [onModel])).toMatchObject({ allowed: false });
+    expect(evaluateArrival({ key: sampleKey() }, {}, NOW, [rule(() => false)])).toMatchObject({ allowed: false });
   });
 
   test("see method, url, address, model, and the key", async () => {

@@ -1,0 +1,201 @@
+import type { Granted } from "./decide.js";
+import type { Cost, Documents } from "./documents.js";
+import type { Events } from "./events.js";
+import type { GroupCommit, KeyStep, KeySubject } from "./group-commit.js";
+import type { LimitStatus } from "./limits.js";
+import { isModelAllowed } from "./models.js";
+import type { Facts } from "./policy.js";
+import { assertCost, type QuotaStatus } from "./quota.js";
+import type { Refusal } from "./refusal.js";
+import type { Runtime } from "./runtime.js";
+import { type Ending, settle } from "./settle.js";
+import type { Count } from "./tally.js";
+import type { Usage } from "./usage.js";
+
+/** Whose request it is. */
+export interface KeyIdentity {
+  readonly id: string;
+  readonly owner?: string;
+  /** The account whose money it spends. */
+  readonly accountId?: string;
+  readonly name?: string;
+  readonly metadata: Readonly<Record<string, string>>;
+}
+
+/**
+ * The request may pass, and its cost is held. End it with `settle`, `settleUnknown` or `void`: the first call decides,
+ * and resolves when it is stored. Until then the estimate stays held, so a crash loses nothing. None need be awaited.
+ */
+export interface Allowed {
+  readonly allowed: true;
+  readonly key: KeyIdentity;
+  /** What was judged; forward nothing else. */
+  readonly model: Facts["model"];
+  readonly estimate: Cost;
+  readonly limits: readonly LimitStatus[];
+  readonly quota: QuotaStatus;
+  /** Whether the key's lists allow a model, for filtering a list of models or choosing a fallback. */
+  canUseModel(model: string): boolean;
+  /** Notes what it has cost so far: what is booked if nobody says more. @throws TypeError for a bad cost */
+  observe(cost: Cost, usage?: Usage): void;
+  /**
+   * Books the actual cost: `cost`, else what was observed, else the estimate. `usage` is for limits in tokens, which
+   * count the estimate without it, and for reports. @throws TypeError for a bad cost
+   */
+  settle(cost?: Cost, usage?: Usage): Promise<void>;
+  /**
+   * Ends a request of which nobody learnt what it took: books what was observed, else `cost`, else the estimate. Unless
+   * something was observed, `usage.unknown` is told. @throws TypeError for a bad cost
+   */
+  settleUnknown(cost?: Cost): Promise<void>;
+  /** Gives everything back, for a request that came to nothing. */
+  void(): Promise<void>;
+}
+
+/** The request may not pass. Nothing was consumed. */
+export interface Refused {
+  readonly allowed: false;
+  readonly refusal: Refusal;
+  readonly limits: readonly LimitStatus[];
+  /** Known from the moment the key was found; for logs, not for the client. */
+  readonly key?: KeyIdentity;
+}
+
+export type Decision = Allowed | Refused;
+
+/** What was granted, and all that is needed to end it. */
+export interface Grant {
+  readonly subject: KeySubject;
+  readonly verdict: Granted;
+  readonly documents: Documents;
+  readonly model: Facts["model"];
+  readonly cost: Cost;
+  readonly tokens: number;
+}
+
+/** The requests in flight of one process. */
+export interface Decisions {
+  allow(grant: Grant): Allowed;
+  count(): number;
+  /** Settles those that are older. */
+  settleOlderThan(ageMs: number): void;
+}
+
+export function decisions(
+  {
+    runtime,
+    commit,
+    events,
+    aliases,
+  }: {
+    readonly runtime: Runtime;
+    readonly commit: GroupCommit;
+    readonly events: Events;
+    readonly aliases: ReadonlyMap<string, string>;
+  },
+  onEnd: () => void,
+): Decisions {
+  const open = new Map<Allowed, number>();
+
+  function allow({ subject, verdict, documents, model, cost: estimate, tokens }: Grant): Allowed {
+    const { reservation, limits, quota } = verdict;
+    const { policy } = documents.key;
+    let observed: { readonly cost: Cost; readonly usage?: Usage | undefined } | undefined;
+    let ended: Promise<void> | undefined;
+
+    function end(outcome: Ending["outcome"], cost: Cost, usage?: Usage): Promise<void> {
+      assertCost(cost);
+      if (ended === undefined) {
+        open.delete(decision);
+        onEnd();
+        ended = book({ outcome, cost, tokens: outcome === "voided" ? 0 : tokens, ...countsOf(model, usage) });
+      }
+      return ended;
+    }
+
+    function book(ending: Ending): Promise<void> {
+      const isFree = reservation.node === null && (ending.cost === 0 || ending.outcome === "voided");
+      if (!isFree) return commit.post(subject, endingStep(reservation, ending));
+      commit.count(subject, freeCount(ending));
+      return Promise.resolve();
+    }
+
+    const decision: Allowed = {
+      allowed: true,
+      key: identityOf(subject.keyId, documents),
+      model,
+      estimate,
+      limits,
+      quota,
+      canUseModel: (name) =>
+        isModelAllowed(aliases.get(name) ?? name, policy.allowedModels, policy.deniedModels),
+      observe(cost, usage) {
+        assertCost(cost);
+        observed = { cost, usage };
+      },
+      settle: (cost, usage) =>
+        cost === undefined && observed !== undefined
+          ? end("settled", observed.cost, usage ?? observed.usage)
+          : end("settled", cost ?? estimate, usage),
+      settleUnknown(cost = estimate) {
+        assertCost(cost);
+        if (observed !== undefined) return end("settled", observed.cost, observed.usage);
+        if (ended === undefined) events.emit({ type: "usage.unknown", keyId: subject.keyId, model, cost });
+        return end("settled", cost);
+      },
+      void: () => end("voided", 0),
+    };
+    open.set(decision, runtime.monotonicMs());
+    return decision;
+  }
+
+  return {
+    allow,
+    count: () => open.size,
+    settleOlderThan(ageMs) {
+      const latest = runtime.monotonicMs() - ageMs;
+      for (const [decision, sinceMs] of [...open]) if (sinceMs <= latest) void decision.settle();
+    },
+  };
+}
+
+/** A step that ends a reservation. */
+export function endingStep(reservation: Granted["reservation"], ending: Ending): KeyStep<void> {
+  return (documents, { now }) => ({
+    records: settle(documents, reservation, ending, now),
+    outcome: undefined,
+  });
+}
+
+export function identityOf(id: string, { key }: Documents): KeyIdentity {
+  const { owner, account, policy } = key;
+  const { name, metadata = {} } = policy;
+  return {
+    id,
+    ...(owner !== undefined && { owner }),
+    ...(account !== undefined && { accountId: account.id }),
+    ...(name !== undefined && { name }),
+    metadata,
+  };
+}
+
+/** The model that a request is counted for: that of the answer, else the first it asked for. */
+export function countedModel(model: Facts["model"]): string | null {
+  const first: unknown = Array.isArray(model) ? model[0] : model;
+  return typeof first === "string" ? first : null;
+}
+
+function countsOf(model: Facts["model"], usage: Usage | undefined): Omit<Ending, "outcome" | "cost"> {
+  if (usage === undefined) return { model: countedModel(model) };
+  const { inputTokens, outputTokens } = usage;
+  return {
+    model: usage.model ?? countedModel(model),
+    inputTokens,
+    outputTokens,
+    tokens: inputTokens + outputTokens,
+  };
+}
+
+function freeCount({ outcome, model = null, inputTokens = 0, outputTokens = 0 }: Ending): Count {
+  return { model, outcome, requests: 1, cost: 0, inputTokens, outputTokens };
+}

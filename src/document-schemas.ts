@@ -1,0 +1,209 @@
+import { z } from "zod";
+import {
+  type AccountRecord,
+  type EntryRecord,
+  FORMAT,
+  type KeyRecord,
+  type SecretRecord,
+  type UsageRecord,
+} from "./documents.js";
+import { KeystileError } from "./errors.js";
+import type { Document } from "./store.js";
+
+// The schemas are loose: members of a later version survive a write.
+const format = z.literal(FORMAT);
+const count = z.int().min(0);
+const amounts = z.record(z.string(), z.int());
+const onCrash = z.enum(["charge", "release"]);
+
+// Frozen, because views and decisions show parts of a policy to callers.
+const names = z.array(z.string()).readonly();
+const metadata = z.record(z.string(), z.string()).readonly().optional();
+const window = { windowMs: z.int().min(1), burst: z.int().min(1).optional() };
+const limits = z
+  .array(
+    z.union([
+      z.looseObject({ requests: z.int().min(1), ...window }).readonly(),
+      z.looseObject({ tokens: z.int().min(1), ...window }).readonly(),
+      z.looseObject({ inFlight: z.int().min(1) }).readonly(),
+    ]),
+  )
+  .readonly();
+
+const policy = z
+  .looseObject({
+    name: z.string().optional(),
+    state: z.enum(["active", "disabled", "revoked"]),
+    expiresAtMs: z.unknown(),
+    allowedIps: names.optional(),
+    allowedModels: names.optional(),
+    deniedModels: names.optional(),
+    scopes: names.optional(),
+    limits,
+    quota: count.nullable(),
+    onCrash,
+    metadata,
+  })
+  .readonly();
+
+const ledger = {
+  used: amounts,
+  levels: z.record(z.string(), z.looseObject({ level: count, atMs: z.int() })),
+  nodes: z.record(z.string(), z.looseObject({ seq: count, open: count, renewByMs: z.int(), held: amounts })),
+  collected: z.record(
+    z.string(),
+    z.looseObject({ seq: count, collectedAtMs: z.int(), mode: onCrash, collected: amounts }),
+  ),
+  forgottenMs: z.int(),
+  latestMs: z.int(),
+  alerts: amounts.optional(),
+};
+
+const tally = z.tuple([z.int(), z.int(), z.int(), z.int()]).readonly();
+const dayTally = {
+  day: z.int(),
+  models: z.record(
+    z.string(),
+    z.object({
+      settled: tally.optional(),
+      voided: tally.optional(),
+      expired: tally.optional(),
+      refused: tally.optional(),
+    }),
+  ),
+};
+
+const keyRecord: z.ZodType<KeyRecord> = z.looseObject({
+  format,
+  owner: z.string().optional(),
+  prefix: z.string(),
+  account: z.looseObject({ id: z.string(), pays: z.enum(["balance", "subscription"]) }).optional(),
+  createdAtMs: z.int(),
+  policyVersion: z.int().min(1),
+  policy,
+  secrets: z
+    .array(z.looseObject({ digest: z.string(), hint: z.string(), endsAtMs: z.int().nullable() }))
+    .min(1)
+    .max(3),
+  tally: z.looseObject(dayTally).optional(),
+  ...ledger,
+});
+
+const zone = z.string();
+const cycle = z.union([
+  z.looseObject({ kind: z.literal("never") }),
+  z.looseObject({
+    kind: z.literal("anniversary"),
+    every: z.int().min(1),
+    unit: z.enum(["day", "month"]),
+    anchorMs: z.int(),
+    zone,
+  }),
+  z.looseObject({ kind: z.literal("calendar"), unit: z.enum(["day", "week", "month"]), zone }),
+]);
+const plan = z.looseObject({ name: z.string(), allowance: count, ratePercent: z.int().min(1) });
+
+const accountRecord: z.ZodType<AccountRecord> = z.looseObject({
+  format,
+  owner: z.string().optional(),
+  createdAtMs: z.int(),
+  policyVersion: z.int().min(1),
+  policy: z
+    .looseObject({
+      name: z.string().optional(),
+      state: z.enum(["active", "suspended"]),
+      limits,
+      payAsYouGo: z.looseObject({ capPerCycle: count.nullable() }).readonly().nullable(),
+      onCrash,
+      metadata,
+    })
+    .readonly(),
+  credited: z.int(),
+  subscription: z
+    .looseObject({
+      serial: z.int().min(1),
+      plan,
+      nextPlan: plan.optional(),
+      cycle,
+      current: z.looseObject({ index: z.int(), startsAtMs: z.int(), endsAtMs: z.int(), allowance: count }),
+      startedAtMs: z.int(),
+      endsAtMs: z.int().nullable(),
+      unpaidFromMs: z.int().nullable(),
+    })
+    .optional(),
+  closed: amounts,
+  ...ledger,
+});
+
+const entryRecord: z.ZodType<EntryRecord> = z.looseObject({ format, amount: z.int(), atMs: z.int() });
+
+const usageRecord: z.ZodType<UsageRecord> = z.looseObject({ format, keyId: z.string(), ...dayTally });
+
+const secretRecord: z.ZodType<SecretRecord> = z.looseObject({
+  format,
+  keyId: z.string(),
+  accountId: z.string().optional(),
+});
+
+/** Reads a key record out of a stored document. @throws KeystileError `document_invalid`, `format_newer` */
+export function parseKeyRecord(document: Document): KeyRecord {
+  return parse(keyRecord, document);
+}
+
+/** As `parseKeyRecord`, of an account. */
+export function parseAccountRecord(document: Document): AccountRecord {
+  return parse(accountRecord, document);
+}
+
+/** As `parseKeyRecord`, of a credit or a debit. */
+export function parseEntryRecord(document: Document): EntryRecord {
+  return parse(entryRecord, document);
+}
+
+/** As `parseKeyRecord`, of a closed day. */
+export function parseUsageRecord(document: Document): UsageRecord {
+  return parse(usageRecord, document);
+}
+
+/** As `parseKeyRecord`, of a secret. */
+export function parseSecretRecord(document: Document): SecretRecord {
+  return parse(secretRecord, document);
+}
+
+/** A record of any kind but a secret's, by what the id of its document begins with. */
+export type AnyRecord = KeyRecord | AccountRecord | EntryRecord | UsageRecord;
+
+const PARSERS: Readonly<Record<string, (document: Document) => AnyRecord>> = {
+  key: parseKeyRecord,
+  account: parseAccountRecord,
+  entry: parseEntryRecord,
+  usage: parseUsageRecord,
+};
+
+/** As `parseKeyRecord`, of any kind. */
+export function parseRecord(document: Document): AnyRecord {
+  const parseKind = PARSERS[kindOf(document.id)] ?? parseKeyRecord;
+  return parseKind(document);
+}
+
+function parse<T>(schema: z.ZodType<T>, { id, body }: Document): T {
+  const format = (body as { format?: unknown } | null)?.format;
+  if (typeof format === "number" && format > FORMAT) {
+    throw new KeystileError(
+      "format_newer",
+      `A ${kindOf(id)} document has format ${format}; this version of keystile reads up to ${FORMAT}. Upgrade it.`,
+    );
+  }
+  const parsed = schema.safeParse(body);
+  if (parsed.success) return parsed.data;
+  const [issue] = parsed.error.issues;
+  throw new KeystileError(
+    "document_invalid",
+    `A ${kindOf(id)} document is corrupt at "${issue?.path.join(".")}": ${issue?.message}.`,
+  );
+}
+
+/** Ids of secret documents contain digests, which belong in no message. */
+function kindOf(id: string): string {
+  return id.slice(0, id.indexOf(":"));
+}

@@ -1,0 +1,124 @@
+import type { Alert } from "./alerts.js";
+import type { Amounts, Cost } from "./documents.js";
+import type { Facts } from "./policy.js";
+import type { Reason, RefusalStatus } from "./refusal.js";
+
+/** What a key's operator did. */
+export interface KeyEvent {
+  readonly type: "key.issued" | "key.rotated" | "key.disabled" | "key.enabled" | "key.revoked";
+  readonly keyId: string;
+}
+
+/** A request was let in: its estimate is held. */
+export interface RequestAllowedEvent {
+  readonly type: "request.allowed";
+  readonly keyId: string;
+  readonly model: Facts["model"];
+  readonly estimate: Cost;
+}
+
+/** A request was refused. `keyId` is known from the moment the key was found. */
+export interface RequestRefusedEvent {
+  readonly type: "request.refused";
+  readonly keyId?: string;
+  readonly reason: Reason;
+  readonly status: RefusalStatus;
+}
+
+/**
+ * A quota, an allowance or a pay-as-you-go cap has reached a threshold, in percent left. Told once per threshold and
+ * cycle, by one process; of several thresholds at once only the lowest.
+ */
+export interface QuotaLowEvent {
+  readonly type: "quota.low";
+  readonly keyId?: string;
+  readonly accountId?: string;
+  readonly fund: Exclude<Alert["fund"], "balance">;
+  readonly thresholdPercent: number;
+  readonly limit: number;
+  readonly left: number;
+}
+
+/** A balance has reached a threshold. Told once, until it was topped up: credit it from here. */
+export interface BalanceLowEvent {
+  readonly type: "balance.low";
+  readonly accountId: string;
+  readonly threshold: number;
+  /** Negative in debt. */
+  readonly left: number;
+}
+
+/** A request ended without anybody knowing what it took; `cost` was booked. */
+export interface UsageUnknownEvent {
+  readonly type: "usage.unknown";
+  readonly keyId: string;
+  readonly model: Facts["model"];
+  readonly cost: Cost;
+}
+
+/** A process did not renew what it held of a key or an account: it was charged or given back. */
+export interface HoldExpiredEvent {
+  readonly type: "hold.expired";
+  readonly keyId?: string;
+  readonly accountId?: string;
+  readonly mode: "charge" | "release";
+  readonly held: Amounts;
+}
+
+/** What happened. Ids and reasons; never a secret, nor anything a client wrote but the model's name. */
+export type KeystileEvent =
+  | KeyEvent
+  | RequestAllowedEvent
+  | RequestRefusedEvent
+  | QuotaLowEvent
+  | BalanceLowEvent
+  | UsageUnknownEvent
+  | HoldExpiredEvent;
+
+export type EventType = KeystileEvent["type"];
+export type EventOf<T extends EventType> = Extract<KeystileEvent, { readonly type: T | EventType }> & {
+  readonly type: T;
+};
+
+export interface Events {
+  /**
+   * Calls `listener` with every event of a type, or of all (`*`), that happens in this process. What it throws, or
+   * rejects with, changes nothing. Returns a function that ends it.
+   */
+  on<T extends EventType | "*">(
+    type: T,
+    listener: (event: T extends EventType ? EventOf<T> : KeystileEvent) => unknown,
+  ): () => void;
+  /** Whether anybody listens, for events that are not worth making for nobody. */
+  isHeard(type: EventType): boolean;
+  emit(event: KeystileEvent): void;
+}
+
+export function eventHub(): Events {
+  const listeners = new Map<string, Set<(event: never) => unknown>>();
+
+  function tell(type: string, event: KeystileEvent): void {
+    for (const listener of listeners.get(type) ?? []) {
+      try {
+        const answer = listener(event as never);
+        if (answer instanceof Promise) answer.catch(() => {});
+      } catch {
+        // Whoever listens has no say.
+      }
+    }
+  }
+
+  return {
+    on(type, listener) {
+      const heard = listeners.get(type) ?? new Set();
+      listeners.set(type, heard);
+      heard.add(listener);
+      return () => void heard.delete(listener);
+    },
+    isHeard: (type) => (listeners.get(type)?.size ?? 0) + (listeners.get("*")?.size ?? 0) > 0,
+    emit(event) {
+      tell(event.type, event);
+      tell("*", event);
+    },
+  };
+}

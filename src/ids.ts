@@ -1,0 +1,43 @@
+/** Random bytes, for ids. */
+type RandomBytes = (length: number) => Uint8Array;
+
+/**
+ * A new key id, `<place>.<random>`: keys of one owner share a place, and a key shares that of its account, so that a
+ * sharded store can keep them together.
+ */
+export function newKeyId(
+  { owner, accountId }: { readonly owner: string | undefined; readonly accountId: string | undefined },
+  randomBytes: RandomBytes,
+): string {
+  const random = hex(randomBytes(12));
+  if (accountId !== undefined) return `${accountId.slice(0, 3)}.${random}`;
+  return `${owner === undefined ? random.slice(0, 3) : placeOf(owner)}.${random}`;
+}
+
+/** An account's id, `<place>.<name>`: by its name, an owner has it once. */
+export function newAccountId(
+  { owner, name }: { readonly owner: string | undefined; readonly name: string | undefined },
+  randomBytes: RandomBytes,
+): string {
+  const unique = name ?? hex(randomBytes(12));
+  return `${placeOf(owner ?? unique)}.${unique}`;
+}
+
+export function isKeyId(value: unknown): value is string {
+  return typeof value === "string" && value.length === 28 && /^[0-9a-f]{3}\.[0-9a-f]{24}$/.test(value);
+}
+
+export function isAccountId(value: unknown): value is string {
+  return typeof value === "string" && value.length <= 68 && /^[0-9a-f]{3}\.[\w-]{1,64}$/.test(value);
+}
+
+/** One of 4,096 places (FNV-1a over the owner's UTF-16 units). */
+function placeOf(owner: string): string {
+  let hash = 0x811c9dc5;
+  for (let at = 0; at < owner.length; at += 1) hash = Math.imul(hash ^ owner.charCodeAt(at), 0x01000193);
+  return ((hash >>> 0) % 4096).toString(16).padStart(3, "0");
+}
+
+function hex(bytes: Uint8Array): string {
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}

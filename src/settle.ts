@@ -1,0 +1,139 @@
+import type { Amounts, Cost, Documents, KeyRecord } from "./documents.js";
+import { KEY_PURSE } from "./documents.js";
+import { expireHolds } from "./expiry.js";
+import { book, type Found, release } from "./ledger.js";
+import { fillBuckets } from "./limits.js";
+import { divideActual, type Shares } from "./quota.js";
+import { ratePercentOf, turnCycle } from "./subscription.js";
+import { type Count, count } from "./tally.js";
+
+/** What a request was promised by the documents it was decided on, under the process that serves it. */
+export interface Reservation extends Shares {
+  /** null: nothing was held, because there was nothing to count. */
+  readonly node: string | null;
+}
+
+/** How a request ended. */
+export interface Ending {
+  /** What it really cost. It may exceed the estimate: it is a fact. */
+  readonly cost: Cost;
+  /** `voided`: it came to nothing and gives everything back. */
+  readonly outcome: "settled" | "voided";
+  /** The model it is counted for; null: none. */
+  readonly model?: string | null;
+  readonly inputTokens?: number;
+  readonly outputTokens?: number;
+  /** What limits in tokens count. Default: input and output. */
+  readonly tokens?: number;
+}
+
+/**
+ * Makes a reservation final: gives back what was held, and books what the request really cost in the cycle in which it
+ * was admitted. Pure. The caller does it once per reservation.
+ *
+ * It applies to the live entries of the reservation's process, or corrects what became of them after they were
+ * collected. When even the memory of the collection is gone (after an hour), what was booked then stands.
+ *
+ * @param now store time in integer milliseconds.
+ */
+export function settle(
+  documents: Documents,
+  reservation: Reservation,
+  ending: Ending,
+  now: number,
+): Documents {
+  const { node, key: ownShare, account: share, cycle } = reservation;
+  const { cost, inputTokens = 0, outputTokens = 0, tokens = inputTokens + outputTokens } = ending;
+  const swept = sweep(documents, now);
+  const percent = ratePercentOf(swept.key, swept.account);
+
+  const own = releaseShare(swept.key, node, ownShare);
+  const shared = swept.account && releaseShare(swept.account, node, share);
+  const released = { key: own.ledger, account: shared?.ledger };
+  const charged = divideActual(released, { account: share, cycle }, cost);
+
+  const key = booked(own, charged.key, taken(ownShare, tokens, own.found), now, percent);
+  const account = shared && booked(shared, charged.account, taken(share, tokens, shared.found), now);
+  const told = counts(
+    own.found,
+    ownShare,
+    { ...ending, inputTokens, outputTokens },
+    charged.key[KEY_PURSE] ?? 0,
+  );
+  return { key: told.reduce((sum, counted) => count(sum, counted, now), key), ...(account && { account }) };
+}
+
+/**
+ * Brings documents up to `now`: holds that were not renewed in time are collected and counted, and an account enters its
+ * current cycle. Returns the same records where there is nothing to do.
+ */
+export function sweep(documents: Documents, now: number): Documents {
+  const account = documents.account && sweepAccount(documents.account, now);
+  const key = sweepKey(documents.key, now, ratePercentOf(documents.key, account));
+  if (key === documents.key && account === documents.account) return documents;
+  return { key, ...(account && { account }) };
+}
+
+export function sweepAccount<A extends NonNullable<Documents["account"]>>(account: A, now: number): A {
+  return turnCycle(expireHolds(account, now), now) as A;
+}
+
+export function sweepKey(key: KeyRecord, now: number, ratePercent: number): KeyRecord {
+  const swept = expireHolds(key, now, ratePercent);
+  if (swept.collected === key.collected) return swept;
+  const lost = Object.entries(key.nodes).filter(
+    ([node]) => !(node in swept.nodes) && node in swept.collected,
+  );
+  return lost.reduce((sum, [, { open, held }]) => {
+    const cost = key.policy.onCrash === "charge" ? (held[KEY_PURSE] ?? 0) : 0;
+    return count(sum, { ...EXPIRED, requests: open, cost }, now);
+  }, swept);
+}
+
+const EXPIRED: Omit<Count, "requests" | "cost"> = {
+  model: null,
+  outcome: "expired",
+  inputTokens: 0,
+  outputTokens: 0,
+};
+
+function releaseShare<L extends KeyRecord | NonNullable<Documents["account"]>>(
+  ledger: L,
+  node: string | null,
+  amounts: Amounts,
+): { readonly ledger: L; readonly found: Found | "nothing" } {
+  return node === null ? { ledger, found: "nothing" } : release(ledger, { node, amounts });
+}
+
+function booked<L extends KeyRecord | NonNullable<Documents["account"]>>(
+  { ledger, found }: { readonly ledger: L; readonly found: Found | "nothing" },
+  charged: Amounts,
+  tokens: Amounts,
+  now: number,
+  ratePercent = 100,
+): L {
+  if (found === "forgotten") return ledger;
+  return fillBuckets(book(ledger, charged), tokens, now, ratePercent);
+}
+
+/** What goes into the token buckets that a request had a share of. What was charged is there; it is never taken out. */
+function taken(share: Amounts, tokens: number, found: Found | "nothing"): Amounts {
+  const buckets = Object.entries(share).filter(([name]) => !name.includes("@"));
+  return Object.fromEntries(
+    buckets.map(([name, estimate]) => [name, found === "charged" ? tokens - estimate : tokens]),
+  );
+}
+
+/** What a report is told: a request that was collected before has been counted as such, which is taken back. */
+function counts(
+  found: Found | "nothing",
+  share: Amounts,
+  { outcome, model = null, inputTokens = 0, outputTokens = 0 }: Ending,
+  cost: number,
+): readonly Count[] {
+  if (found === "forgotten") return [];
+  const ended: Count = { model, outcome, requests: 1, cost, inputTokens, outputTokens };
+  if (found === "live" || found === "nothing") return [ended];
+  const collected = found === "charged" ? (share[KEY_PURSE] ?? 0) : 0;
+  return [{ ...EXPIRED, requests: -1, cost: 0 - collected }, ended];
+}

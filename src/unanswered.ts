@@ -1,0 +1,78 @@
+import type { Composed, Confirmed } from "./attempt.js";
+import type { DayTally, Ledger } from "./documents.js";
+import { mayBeForgotten } from "./expiry.js";
+import type { Task } from "./task-line.js";
+
+/** One try to write a group, with everything needed to recognise later whether it happened. */
+export interface Attempt extends Composed<Task> {
+  readonly node: string;
+  readonly seq: number;
+  readonly now: number;
+  /** By the process's own clock. */
+  readonly preparedAtMs: number;
+  readonly holdUntilMs: number;
+  readonly before: ReadonlyMap<string, Confirmed>;
+  readonly tallies: ReadonlyMap<string, DayTally>;
+}
+
+/**
+ * The attempts of one group whose outcome is unknown. All of them expect the same version of the anchor, so at most one
+ * can have happened.
+ */
+export interface Unanswered {
+  count(): number;
+  add(attempt: Attempt): void;
+  clear(): void;
+  /** Whether one of them may have made an entry of this node in a document. */
+  mayHaveNamed(node: string, id: string): boolean;
+  /** What the anchor, just read, tells of them. */
+  decide(anchor: Confirmed | undefined): Decided;
+}
+
+interface Decided {
+  /** The one that happened. */
+  readonly proven?: Attempt;
+  /** Those that can never happen any more, and of which it cannot be told any more whether they did. */
+  readonly forgotten: readonly Attempt[];
+}
+
+const NOTHING: Decided = { forgotten: [] };
+
+export function unansweredAttempts(anchorId: string): Unanswered {
+  let attempts: readonly Attempt[] = [];
+
+  return {
+    count: () => attempts.length,
+    add(attempt) {
+      attempts = [...attempts, attempt];
+    },
+    clear() {
+      attempts = [];
+    },
+    mayHaveNamed: (node, id) => attempts.some((attempt) => attempt.node === node && attempt.records.has(id)),
+    decide(anchor) {
+      if (anchor === undefined) {
+        // Gone for good: a version never repeats, so none of them can still happen.
+        attempts = [];
+        return NOTHING;
+      }
+      // Until the version has passed the one an attempt expects, its absence proves nothing: it may still arrive.
+      if (attempts.every(({ before }) => (before.get(anchorId)?.version ?? 0) >= anchor.version))
+        return NOTHING;
+      const decided = attempts;
+      attempts = [];
+      const record = anchor.record as Ledger;
+      const proven = decided.find(({ node, seq }) => proofIn(record, node) === seq);
+      if (proven !== undefined) return { proven, forgotten: [] };
+      const forgotten = decided.filter(
+        ({ node, holdUntilMs }) => proofIn(record, node) === undefined && mayBeForgotten(record, holdUntilMs),
+      );
+      return { forgotten };
+    },
+  };
+}
+
+/** The latest attempt of a process that this record contains. */
+function proofIn(record: Ledger, node: string): number | undefined {
+  return (record.nodes[node] ?? record.collected[node])?.seq;
+}
