@@ -166,19 +166,21 @@ export function accounts(
 
   async function subscribe(
     accountId: string,
-    { key, ...input }: SubscribeInput & { readonly key?: SubscriptionKeyInput | null },
+    { key: keyInput, ...input }: SubscribeInput & { readonly key?: SubscriptionKeyInput | null },
   ): Promise<Partial<IssuedKey> & { readonly account: AccountView }> {
     const subscription = parseSubscribeInput(input, await storeTime());
     assertNotSubscribed(await existing(accountId), session.now());
     // The key first: without a subscription it is good for nothing, and nobody has its secret yet.
     const issued =
-      key === null ? undefined : await keys.issue({ ...key, account: accountId, kind: "subscription" });
+      keyInput === null ? undefined : await keys.issue({ ...keyInput, account: accountId, kind: "subscription" });
     try {
       const account = await change(accountId, (record, now) => {
         assertNotSubscribed(record, now);
         return { ...record, subscription: newSubscription(subscription, record.subscription, now) };
       });
-      return { ...issued, account };
+      // Only now there is an allowance to be shown.
+      const key = issued && (await keys.get(issued.key.id));
+      return { ...issued, ...(key && { key }), account };
     } catch (error) {
       if (issued !== undefined) await keys.revoke(issued.key.id).catch(() => {});
       throw error;

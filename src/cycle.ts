@@ -1,8 +1,8 @@
 /**
  * When an allowance is renewed. Plain data, kept in documents. `zone` is what `isTimeZone` accepts.
  *
- * - `anniversary`: cycle 0 begins at the anchor, and every other one `every` (1 or more) days or months from the one
- *   before it, at the anchor's wall-clock time in the zone. Cycles before the anchor have negative indices.
+ * - `anniversary`: cycle 0 begins at the anchor, cycle n `n * every` days or months after it (before it, if negative),
+ *   at the anchor's wall-clock time in the zone. `every` is 1 or more.
  * - `calendar`: a cycle begins at local midnight, a week's on Monday. Cycle 0 is the local day, ISO week or month that
  *   contains 1970-01-01.
  */

@@ -29,7 +29,7 @@ export function eventStream(
   let passes = true;
   const parser = createParser({
     onEvent({ data }) {
-      passes = readEvent(data) || !mayDrop;
+      passes = readEvent(data);
     },
   });
   const decoder = new TextDecoder();

@@ -157,7 +157,8 @@ function divide({ key, account }: Documents, cost: Cost, holds: Holds): Shares |
     return own.room < amount ? "key_quota_exhausted" : { key: purse(KEY_PURSE, amount), account: {} };
   }
   const cycle = account.subscription && cycleName(account.subscription);
-  const funds = fundsOf(key.account.pays, account, cycle, holds);
+  const all = fundsOf(key.account.pays, account, cycle, holds);
+  const funds = all.filter(({ name }) => name !== "payg" || isPayAsYouGo(account));
   const parts = typeof cost === "number" ? split(funds, cost) : choose(funds, cost);
   if (own.room < (parts === undefined ? leastOf(cost) : total(parts))) return "key_quota_exhausted";
   if (parts === undefined) return reasonOf(funds, account, cost);
@@ -168,9 +169,10 @@ type Holds = "held" | "free";
 type RefusedFund = Extract<QuotaOutcome, { fits: false }>["reason"];
 type Parts = readonly { readonly fund: Fund; readonly amount: number }[];
 
-/** A number is taken from one fund after the other. In debt on all of them, not even nothing is to be had. */
+/** A number is taken from one fund after the other. Not even nothing is taken from one in debt. */
 function split(funds: readonly Fund[], cost: number): Parts | undefined {
-  if (funds.every(({ room }) => room < 0)) return undefined;
+  const first = funds.find(({ room }) => room > 0) ?? (funds.at(-1) as Fund);
+  if (first.room < 0) return undefined;
   let rest = cost;
   const parts = funds.map((fund) => {
     const amount = Math.min(rest, Math.max(0, fund.room));
@@ -211,13 +213,11 @@ function whole(funds: readonly Fund[], debtor: Fund, promised: Amounts, costs: F
 
 function reasonOf(funds: readonly Fund[], account: AccountRecord, cost: Cost): RefusedFund {
   const [first, payg] = funds;
-  if (first?.name === "balance" || first === undefined) return "balance_exhausted";
-  if (payg === undefined || !isPayAsYouGo(account)) return "subscription_exhausted";
+  if (first?.name !== "subscription") return "balance_exhausted";
+  if (payg === undefined) return "subscription_exhausted";
   const rest = typeof cost === "number" ? cost - Math.max(0, first.room) : cost.balance;
   const cap = account.policy.payAsYouGo?.capPerCycle ?? UNLIMITED;
-  return roomOf(account, payg.purses[0] as string, cap, "held") < rest
-    ? "payg_cap_reached"
-    : "balance_exhausted";
+  return roomOf(account, payg.purses[0] as string, cap, "held") < rest ? "payg_cap_reached" : "balance_exhausted";
 }
 
 /** The funds of an account that a key may spend, in order; in a cycle gone by, those of that cycle. */
@@ -237,12 +237,7 @@ function fundsOf(
   const spent = roomOf(account, payg, cap, holds);
   return [
     { name: "subscription", purses: [own], room: roomOf(account, own, allowanceOf(account, cycle), holds) },
-    {
-      name: "payg",
-      purses: [payg, BALANCE_PURSE],
-      // Off, it has no room at all, not even for nothing.
-      room: isPayAsYouGo(account) ? Math.min(spent, balance) : Math.min(spent, -1),
-    },
+    { name: "payg", purses: [payg, BALANCE_PURSE], room: Math.min(spent, balance) },
   ];
 }
 

@@ -120,7 +120,7 @@ describe("the calendar", () => {
     ["month", "America/New_York", 651, "2024-04-01T04:00Z"],
     // Local mean time, 0:17:30 ahead.
     ["month", "Europe/Brussels", -90 * 12, "1879-12-31T23:42:30Z"],
-    // Midnight was skipped (to 01:00) and happened twice (the clock went back to 23:00).
+    // Midnight was skipped (to 01:00), and in Havana happened twice (from 01:00 to 00:00).
     ["day", "America/Sao_Paulo", 17_839, "2018-11-04T03:00Z"],
     ["day", "America/Sao_Paulo", 17_840, "2018-11-05T02:00Z"],
     ["day", "Africa/Cairo", 19_839, "2024-04-25T22:00Z"],
@@ -317,7 +317,7 @@ describe("an independent implementation", () => {
   // Temporal is slow to find when the clocks change: a hundred samples share one change.
   const hundred = fc.array(sample, { minLength: 100, maxLength: 100 });
 
-  test("agrees on 100,000 boundaries and on the cycles at either side", { timeout: 120_000 }, () => {
+  test("agrees on 100,000 boundaries and on the cycles at either side", { timeout: 300_000 }, () => {
     fc.assert(
       fc.property(zone, time, hundred, (zone, ms, samples) => {
         const change = zoned(ms, zone).getTimeZoneTransition("next");

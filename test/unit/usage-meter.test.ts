@@ -34,13 +34,14 @@ function allCuts(bytes: Uint8Array): readonly (readonly Uint8Array[])[] {
   return [...inTwo, [...bytes].map((byte) => Uint8Array.of(byte))];
 }
 
-/** Events as the API writes them: with a name where their type is one. */
-function events(...messages: readonly { readonly type?: string }[]): string {
-  return messages.map((message) => `${nameOf(message)}data: ${JSON.stringify(message)}\n\n`).join("");
-}
-
-function nameOf({ type }: { readonly type?: string }): string {
-  return type === undefined ? "" : `event: ${type}\n`;
+/** Events as the API writes them: with a name where their data has a type. */
+function events(...messages: readonly object[]): string {
+  return messages
+    .map(
+      (message) =>
+        `${"type" in message ? `event: ${message.type}\n` : ""}data: ${JSON.stringify(message)}\n\n`,
+    )
+    .join("");
 }
 
 function usage(model: string | undefined, input: number, output: number, parts: Partial<Usage> = {}): Usage {
@@ -63,21 +64,21 @@ const USAGE_CHUNK = events({
   model: "gpt-5",
   choices: [],
   usage: { prompt_tokens: 11, completion_tokens: 9, completion_tokens_details: { reasoning_tokens: 2 } },
-} as object);
+});
 
 const CHAT = `: open\n\n${events(chunk("Grüße, "), chunk("漢字 😀"))}${USAGE_CHUNK}data: [DONE]\n\n`;
 
 const RESPONSES = events(
-  { type: "response.created", response: { model: "gpt-5", usage: null } } as object,
-  { type: "response.output_text.delta", delta: "Grüße, 漢字" } as object,
-  { type: "response.output_text.done", text: "Grüße, 漢字" } as object,
+  { type: "response.created", response: { model: "gpt-5", usage: null } },
+  { type: "response.output_text.delta", delta: "Grüße, 漢字" },
+  { type: "response.output_text.done", text: "Grüße, 漢字" },
   {
     type: "response.completed",
     response: {
       model: "gpt-5",
       usage: { input_tokens: 20, input_tokens_details: { cached_tokens: 8 }, output_tokens: 30 },
     },
-  } as object,
+  },
 );
 
 const ANTHROPIC = events(
@@ -93,11 +94,11 @@ const ANTHROPIC = events(
         service_tier: "standard",
       },
     },
-  } as object,
+  },
   { type: "ping" },
-  { type: "content_block_delta", index: 0, delta: { type: "text_delta", text: "Grüße, " } } as object,
-  { type: "content_block_delta", index: 0, delta: { type: "text_delta", text: "漢字 😀" } } as object,
-  { type: "message_delta", delta: { stop_reason: "end_turn" }, usage: { output_tokens: 15 } } as object,
+  { type: "content_block_delta", index: 0, delta: { type: "text_delta", text: "Grüße, " } },
+  { type: "content_block_delta", index: 0, delta: { type: "text_delta", text: "漢字 😀" } },
+  { type: "message_delta", delta: { stop_reason: "end_turn" }, usage: { output_tokens: 15 } },
   { type: "message_stop" },
 );
 
@@ -106,30 +107,30 @@ const GEMINI = events(
     candidates: [{ content: { parts: [{ text: "Grüße" }] } }],
     usageMetadata: { promptTokenCount: 10, candidatesTokenCount: 2 },
     modelVersion: "gemini",
-  } as object,
+  },
   {
     candidates: [{ content: { parts: [{ text: "漢字" }] }, finishReason: "STOP" }],
     usageMetadata: { promptTokenCount: 10, candidatesTokenCount: 6, thoughtsTokenCount: 3 },
     modelVersion: "gemini",
-  } as object,
+  },
 );
 
 const IMAGES = events(
-  { type: "image_generation.partial_image", b64_json: "AAAA" } as object,
+  { type: "image_generation.partial_image", b64_json: "AAAA" },
   {
     type: "image_generation.completed",
     b64_json: "AAAA",
     usage: { input_tokens: 5, output_tokens: 9 },
-  } as object,
+  },
 );
 
 const TRANSCRIPTION = events(
-  { type: "transcript.text.delta", delta: "Grüße" } as object,
+  { type: "transcript.text.delta", delta: "Grüße" },
   {
     type: "transcript.text.done",
     text: "Grüße",
     usage: { type: "tokens", input_tokens: 5, output_tokens: 3 },
-  } as object,
+  },
 );
 
 const STREAMS: readonly (readonly [string, string, Usage])[] = [
@@ -376,7 +377,7 @@ describe("which bodies are read", () => {
 });
 
 describe("a reader of one's own", () => {
-  const text = events({ tokens: 5 } as object, { tokens: 7 } as object);
+  const text = events({ tokens: 5 }, { tokens: 7 });
 
   test("folds the messages, of events and of JSON", () => {
     const read = (message: unknown, soFar: ObservedUsage | undefined): ObservedUsage => {
@@ -515,8 +516,11 @@ describe("meterBody", () => {
       const cancelled = vi.fn();
       const reader = meterBody(new ReadableStream({ cancel: cancelled }), passing).getReader();
       const waiting = isWaiting ? reader.read() : undefined;
+      // A stream pulls and notices its end in turns of their own.
+      await new Promise((turn) => setImmediate(turn));
       await reader.cancel("enough");
       expect((await waiting)?.value).toBeUndefined();
+      await new Promise((turn) => setImmediate(turn));
       expect(cancelled).toHaveBeenCalledWith("enough");
       expect(passing.end).toHaveBeenCalledTimes(1);
     }
