@@ -22,8 +22,8 @@ test("lets the partner's requests pass, and holds what they will cost", () => {
 
 test("401 from the instant on at which the key expires", () => {
   const end = partnerPolicy.expiresAt;
-  expect(evaluatePolicy(key, facts, end - 1)).toEqual({ allowed: true });
-  expect(evaluatePolicy(key, facts, end)).toMatchObject({
+  expect(evaluatePolicy({ key }, facts, end - 1)).toEqual({ allowed: true });
+  expect(evaluatePolicy({ key }, facts, end)).toMatchObject({
     refusal: { status: 401, reason: "key_expired" },
   });
 });
@@ -33,7 +33,7 @@ test.each([
   ["another model", { ...facts, model: "gpt-5" }, "model_not_allowed"],
   ["a body that names no model", { ...facts, model: undefined }, "model_undetermined"],
 ])("403 for %s", (_, facts, reason) => {
-  expect(evaluatePolicy(key, facts, now)).toMatchObject({ refusal: { status: 403, reason } });
+  expect(evaluatePolicy({ key }, facts, now)).toMatchObject({ refusal: { status: 403, reason } });
 });
 
 test("402 when the quota is used up, and nothing is taken for it", () => {

@@ -2,7 +2,7 @@ import { z } from "zod";
 import { type Cycle, isTimeZone } from "./cycle.js";
 import { DAY_MS, type Limit, type PayAsYouGo, type Plan, type Terms } from "./documents.js";
 import { invalid, parse } from "./invalid-options.js";
-import { checkLimits, defined, limitsShape, metadataShape, text } from "./policy-input.js";
+import { assertSize, checkLimits, defined, limitsShape, metadataShape, text } from "./policy-input.js";
 
 /** The terms of an account, as they are written. */
 export interface AccountInput {
@@ -123,6 +123,9 @@ const entryInput = z.strictObject({
   amount: z.int().min(1),
 });
 
+/** Several funds of many processes need more of the document than a key's one quota does. */
+const MAX_TERMS_BYTES = 8_192;
+
 const MAX_GRACE_MS = 365 * DAY_MS;
 const graceOptions = z.strictObject({ graceMs: z.int().min(0).max(MAX_GRACE_MS).default(0) });
 const cancelOptions = z.strictObject({ at: z.enum(["period_end", "now"]).default("period_end") });
@@ -181,7 +184,9 @@ export function parseCancel(options: unknown): { readonly at: "period_end" | "no
 function withTerms(terms: Terms, fields: z.infer<typeof accountInput>, path: string): Terms {
   const { label, ...rest } = fields;
   if (rest.limits) checkLimits(rest.limits, `${path}.limits`);
-  return Object.freeze({ ...terms, ...defined(rest), ...(label !== undefined && { name: label }) });
+  const changed = { ...terms, ...defined(rest), ...(label !== undefined && { name: label }) };
+  assertSize(changed, path, MAX_TERMS_BYTES);
+  return Object.freeze(changed);
 }
 
 /** Documents hold integers alone. */

@@ -41,21 +41,22 @@ export function claimAlerts<L extends KeyRecord | AccountRecord>(
   after: L,
   thresholds: Thresholds,
 ): L {
+  const known = watchedOf(before);
   let alerts: Amounts | undefined = after.alerts;
   for (const watched of watchedOf(after)) {
     const { purse, limit } = watched;
-    const was = watchedOf(before).find((one) => one.purse === purse);
     const reached = lowestReached(watched, leftOf(after, watched), thresholds);
-    const claimed = alerts?.[purse];
-    if (was !== undefined && limit > was.limit) {
-      if (claimed !== undefined && (reached === undefined || reached > claimed))
-        alerts = noted(alerts, purse, reached);
-    } else if ((after.used[purse] ?? 0) > (before.used[purse] ?? 0)) {
-      if (reached !== undefined && (claimed === undefined || reached < claimed))
-        alerts = noted(alerts, purse, reached);
-    }
+    const wasRaised = limit > (known.find((one) => one.purse === purse)?.limit ?? limit);
+    if (wasRaised && isLower(alerts?.[purse], reached)) alerts = noted(alerts, purse, reached);
+    const hasGrown = (after.used[purse] ?? 0) > (before.used[purse] ?? 0);
+    if (hasGrown && isLower(reached, alerts?.[purse])) alerts = noted(alerts, purse, reached);
   }
   return alerts === after.alerts ? after : { ...after, alerts };
+}
+
+/** Whether there is a threshold, and it lies below another one or there is no other. */
+function isLower(threshold: number | undefined, other: number | undefined): boolean {
+  return threshold !== undefined && (other === undefined || threshold < other);
 }
 
 /** The thresholds that one write has noted. */

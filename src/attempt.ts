@@ -14,6 +14,7 @@ import {
   type UsageRecord,
   usageDocumentId,
 } from "./documents.js";
+import { fitted } from "./fitting.js";
 import { newEntry, withNode } from "./ledger.js";
 import { sweepAccount, sweepKey } from "./settle.js";
 import type { Write } from "./store.js";
@@ -129,8 +130,9 @@ export function compose<K>(input: Composition<K>): Composed<K> {
     }
     if (isLedger(after)) {
       const stamped = stamp(after, { ...moment, seq }, id === anchorId);
-      after =
+      const claimed =
         before === undefined ? stamped : claimAlerts(before as KeyRecord, stamped as KeyRecord, thresholds);
+      after = fitted(claimed);
     }
     written.set(id, after);
     return recordWrite(id, version, after as { readonly owner?: string });

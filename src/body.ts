@@ -1,3 +1,5 @@
+import type { UsageMeter } from "./usage-meter.js";
+
 /**
  * Reads the bytes of a request's body, which stays readable for whoever comes next. `undefined` when somebody has
  * read it already, or when it is longer than `maxBytes`; no more than that is ever kept.
@@ -35,33 +37,60 @@ export function joinBytes(chunks: readonly Uint8Array[]): Uint8Array {
   return joined;
 }
 
+/** Read to its end; or broken, or given up by its reader. */
+export type BodyEnd = "complete" | "cut";
+
 /**
- * Passes a body on and tells when it is over: read to its end, broken, or given up by its reader, which may happen
- * before the first byte. Nothing is read ahead; a reader that gives up also ends the source.
+ * Passes a body on, through a meter if there is one, and tells how it ended, which may happen before the first byte. The
+ * meter has been ended then. Nothing is read ahead; a reader that gives up also ends the source.
  */
-export function followBody(source: ReadableStream<Uint8Array>): {
-  readonly body: ReadableStream<Uint8Array>;
-  readonly ended: Promise<void>;
-} {
+export function followBody(
+  source: ReadableStream<Uint8Array>,
+  meter?: Pick<UsageMeter, "push" | "end">,
+): { readonly body: ReadableStream<Uint8Array>; readonly ended: Promise<BodyEnd> } {
   const reader = source.getReader();
-  let end: () => void;
-  const ended = new Promise<void>((resolve) => {
-    end = resolve;
+  let isOver = false;
+  let tell: (how: BodyEnd) => void;
+  const ended = new Promise<BodyEnd>((resolve) => {
+    tell = resolve;
   });
-  const pull = async (controller: ReadableStreamDefaultController<Uint8Array>): Promise<void> => {
+
+  /** Returns the bytes that the meter held back. */
+  function end(how: BodyEnd): Uint8Array {
+    if (isOver) return NONE;
+    isOver = true;
+    const held = meter?.end() ?? NONE;
+    tell(how);
+    return held;
+  }
+
+  async function pull(controller: ReadableStreamDefaultController<Uint8Array>): Promise<void> {
     try {
-      const { done, value } = await reader.read();
-      if (!done) return controller.enqueue(value);
-      end();
-      controller.close();
+      let passed: Uint8Array = NONE;
+      while (passed.length === 0 && !isOver) {
+        const { done, value } = await reader.read();
+        passed = done ? end("complete") : pass(value, meter);
+      }
+      if (passed.length > 0) controller.enqueue(passed);
+      if (isOver) controller.close();
     } catch (error) {
-      end();
+      const held = end("cut");
+      if (held.length > 0) controller.enqueue(held);
       throw error;
     }
-  };
-  const cancel = (reason: unknown): Promise<void> => {
-    end();
+  }
+
+  function cancel(reason: unknown): Promise<void> {
+    end("cut");
     return reader.cancel(reason);
-  };
+  }
+
   return { body: new ReadableStream({ pull, cancel }, { highWaterMark: 0 }), ended };
 }
+
+/** Some servers also take text for bytes; what a meter cannot read passes it by. */
+function pass(chunk: Uint8Array, meter: Pick<UsageMeter, "push"> | undefined): Uint8Array {
+  return meter === undefined || !(chunk instanceof Uint8Array) ? chunk : meter.push(chunk);
+}
+
+const NONE = new Uint8Array();

@@ -10,7 +10,7 @@ export interface EventStream {
 }
 
 /** A longer event passes on without being read, so this is the most that is ever kept of a stream. */
-export const MAX_EVENT_BYTES = 8 * 1024 * 1024;
+export const MAX_EVENT_BYTES: number = 8 * 1024 * 1024;
 
 /**
  * Reads the events of a stream as its bytes pass. `readEvent` gets the data of each and tells whether it passes on;

@@ -2,6 +2,8 @@ import { joinBytes } from "./body.js";
 import type { Allowed } from "./decision.js";
 import type { Arriving, Guard, ReadBody } from "./guard.js";
 import type { Answer } from "./http.js";
+import type { AnswerEnd } from "./metering.js";
+import { meterResponse } from "./response-meter.js";
 
 /** What is used of a request of Node's `http`: no type of a framework, so that none has to be installed. */
 export interface NodeRequest {
@@ -27,7 +29,10 @@ export interface NodeResponse {
   statusCode: number;
   readonly headersSent: boolean;
   readonly destroyed: boolean;
+  getHeader(name: string): unknown;
   setHeader(name: string, value: string): unknown;
+  writeHead(status: number): unknown;
+  write(bytes: Uint8Array): boolean;
   end(body: string): unknown;
   on(event: string, listener: () => void): unknown;
 }
@@ -68,15 +73,19 @@ export async function passExchange<R>(guard: Guard<R>, exchange: Exchange<R>): P
     if (!isTaken(response)) await send(admitted.answer);
     return undefined;
   }
-  const { decision, headers, end } = admitted;
+  const { decision, headers, meter } = admitted;
   if (isTaken(response)) {
-    end("failed");
+    admitted.end("failed");
     return undefined;
   }
   for (const [name, value] of Object.entries(headers)) setHeader(name, value);
-  const over = (): void => end(response.headersSent && response.statusCode >= 400 ? "failed" : "done");
-  response.on("finish", over);
-  response.on("close", over);
+  const endMeter = meter && meterResponse(response, meter);
+  const over = (how: AnswerEnd): void => {
+    endMeter?.();
+    admitted.end(response.headersSent && response.statusCode >= 400 ? "failed" : how);
+  };
+  response.on("finish", () => over("complete"));
+  response.on("close", () => over("cut"));
   return decision;
 }
 

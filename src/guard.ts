@@ -1,7 +1,8 @@
 import type { Admission, Arrival } from "./authorizer.js";
 import { headerValues } from "./credential.js";
 import type { Allowed, Refused } from "./decision.js";
-import { isKeystileError, KeystileError } from "./errors.js";
+import { isKeystileError } from "./errors.js";
+import { checkGuardOptions, type GuardOptions } from "./guard-options.js";
 import {
   type Answer,
   type ErrorForm,
@@ -13,31 +14,11 @@ import {
   requestIdHeaders,
 } from "./http.js";
 import type { Keystile } from "./keystile.js";
-import { noSuchName } from "./nearest-name.js";
+import { type AnswerEnd, answerMeter, type Booking, bookingOf, estimateOf } from "./metering.js";
+import type { Estimate } from "./prices.js";
 import { requestedModels } from "./request-models.js";
 import { parseJsonBody } from "./strict-json.js";
-
-/** How a guard reads a request. A function that throws is left to the framework's error handling; nothing is held then. */
-export interface GuardOptions<R> {
-  /**
-   * The peer of the socket, for keys with an address list; never a header, which anybody can write (`trustedProxies`
-   * of `createKeystile` reads those of proxies). Default: what the server knows of the socket.
-   */
-  readonly address?: (request: R) => string | undefined;
-  /**
-   * The models asked for, for keys with model lists. Default: every place where the known APIs name one, in body,
-   * path and query. `null` declares that the route has no model; `undefined` says that it could not be told, which
-   * such keys refuse. `body` is the parsed JSON body, or undefined where not everyone reads it alike; `named` gives
-   * what the default would, for a function that has something to say about some routes only.
-   */
-  readonly model?: (request: R, body: unknown, named: () => Admission["model"]) => Admission["model"];
-  /** What the request is estimated to cost, in the unit of the quota: an integer from 0. Default 1. */
-  readonly cost?: number | ((request: R, body: unknown) => number | Promise<number>);
-  /** Scopes that a key needs here. Default none. */
-  readonly scopes?: readonly string[] | ((request: R) => readonly string[]);
-  /** The longest body that is read for `model` and `cost`, in bytes. Default 10 MiB, at most 100 MiB. */
-  readonly maxBodyBytes?: number;
-}
+import type { UsageMeter } from "./usage-meter.js";
 
 /** A request as it came in: the first phase judges it before its body is read. */
 export interface Arriving<R> {
@@ -76,27 +57,20 @@ export interface Admitted {
   /** For whatever is answered: where the limits stand, and the id of the request. */
   readonly headers: Readonly<Record<string, string>>;
   /**
-   * Ends the decision, unless the handler did: `done` books what was observed (else the estimate), `failed` gives it
-   * back. An answer that broke or whose client went is `done`: what was spent is spent. Only the first call counts.
+   * Where there are prices: a meter for the body of an answer with this status and these header fields, asked for by
+   * name in lower case. Undefined if there is nothing to read. Its `end` comes before `end`.
    */
-  end(outcome: "done" | "failed"): void;
+  readonly meter: ((status: number, field: (name: string) => unknown) => UsageMeter | undefined) | undefined;
+  /**
+   * Ends the decision, unless the handler did: gives back for an answer that `failed`, else books what it came to. An
+   * answer that broke or whose client went is `cut`: what was spent is spent. Only the first call counts.
+   */
+  end(how: AnswerEnd): void;
 }
 
 export interface Guard<R> {
   arrive(arriving: Arriving<R>): Promise<Answered | Arrived>;
 }
-
-const MEBIBYTE = 1_048_576;
-
-const OPTIONS: Readonly<
-  Record<keyof GuardOptions<never>, readonly [holds: (value: unknown) => boolean, expected: string]>
-> = {
-  address: [isFunction, "a function"],
-  model: [isFunction, "a function"],
-  cost: [(value) => isFunction(value) || isInteger(value), "an integer from 0, or a function"],
-  scopes: [(value) => isFunction(value) || isTexts(value), "a list of texts, or a function"],
-  maxBodyBytes: [(value) => isInteger(value) && value <= 100 * MEBIBYTE, "an integer from 0 to 104857600"],
-};
 
 /**
  * The path of a request through a guard, for every framework: preflight, first phase, body, second phase, answer.
@@ -105,8 +79,8 @@ const OPTIONS: Readonly<
  * @throws KeystileError `invalid_options`
  */
 export function createGuard<R>(gate: Keystile, options: GuardOptions<R>): Guard<R> {
-  checkOptions(options);
-  const { cost = 1, maxBodyBytes = 10 * MEBIBYTE } = options;
+  checkGuardOptions(options);
+  const { prices, maxBodyBytes = 10_485_760 } = options;
 
   async function arrive(arriving: Arriving<R>): Promise<Answered | Arrived> {
     const { request, method, url, headers } = arriving;
@@ -129,26 +103,47 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R>): Guard<
         admit: (read) =>
           orFault({ requestId, form }, async () => {
             const body = isBodiless(method) ? { bytes: undefined } : await read(maxBodyBytes);
-            const decision = await identified.admit(await admissionOf(arriving, body));
+            const asked = await judge(arriving, body);
+            const decision = await identified.admit(asked.admission);
             if (!decision.allowed) return refused(decision);
             const told = { ...rateLimitHeaders(decision.limits), ...requestIdHeaders(requestId) };
-            return { decision, headers: told, end: endingOf(decision) };
+            return { decision, headers: told, ...answering(method, decision, asked, options) };
           }),
       };
     });
   }
 
-  async function admissionOf(arriving: Arriving<R>, read: ReadBody): Promise<Admission> {
+  async function judge(arriving: Arriving<R>, read: ReadBody): Promise<Asked> {
     const { request, method, url } = arriving;
     const { bytes: body, headers = arriving.headers } = read;
-    const isAsked = options.model !== undefined || typeof cost === "function";
+    const { cost = 1, tokens = 0 } = options;
+    const isAsked =
+      prices !== undefined || [options.model, cost, tokens].some((option) => typeof option === "function");
     const value = isAsked && body !== undefined ? (read.value ?? parseJsonBody(headers, body)) : undefined;
     const named = (): Admission["model"] => requestedModels({ method, url, headers, body });
     const model = options.model === undefined ? named() : options.model(request, value, named);
-    return { model, cost: typeof cost === "function" ? await cost(request, value) : cost };
+    if (prices === undefined) {
+      const admission = {
+        model,
+        cost: typeof cost === "function" ? await cost(request, value) : cost,
+        tokens: typeof tokens === "function" ? await tokens(request, value) : tokens,
+      };
+      return { admission };
+    }
+    const bytes = isBodiless(method) ? new Uint8Array() : body;
+    const estimate = estimateOf(prices, { model, headers, bytes, body: value, maxBodyBytes });
+    const admission = { model, cost: estimate.cost, tokens: estimate.tokens };
+    return { admission, estimate, body: value };
   }
 
   return { arrive };
+}
+
+/** A request as it is admitted, and with prices, what has to be remembered of it until its answer ends. */
+interface Asked {
+  readonly admission: Admission;
+  readonly estimate?: Estimate;
+  readonly body?: unknown;
 }
 
 async function orFault<T>(
@@ -163,14 +158,37 @@ async function orFault<T>(
   }
 }
 
-/** What cannot be written now is kept by the gate, tried again, and reported by its `close()`. */
-function endingOf(decision: Allowed): Admitted["end"] {
-  let ended = false;
-  return (outcome) => {
-    if (ended) return;
-    ended = true;
-    (outcome === "done" ? decision.settle() : decision.void()).catch(() => {});
-  };
+/** How the answer to a request is metered, and its decision ended. */
+function answering(
+  method: string,
+  decision: Allowed,
+  { estimate, body }: Asked,
+  options: GuardOptions<never>,
+): Pick<Admitted, "meter" | "end"> {
+  const { prices, onUnknownUsage = "estimate" } = options;
+  const pricing = prices && estimate && { prices, estimate, asked: decision.model, onUnknownUsage };
+  let meter: UsageMeter | undefined;
+  let isEnded = false;
+
+  function meterAnswer(status: number, field: (name: string) => unknown): UsageMeter | undefined {
+    meter = answerMeter({ method, body }, { status, field }, options);
+    return meter;
+  }
+
+  function end(how: AnswerEnd): void {
+    if (isEnded) return;
+    isEnded = true;
+    // What cannot be written now is kept by the gate, tried again, and reported by its `close()`.
+    book(decision, bookingOf(how, pricing, meter?.observed())).catch(() => {});
+  }
+
+  return { meter: pricing && meterAnswer, end };
+}
+
+function book(decision: Allowed, booking: Booking): Promise<void> {
+  if (booking.call === "void") return decision.void();
+  if (booking.call === "settle") return decision.settle(booking.cost, booking.usage);
+  return decision.settleUnknown(booking.cost);
 }
 
 function isPreflight({ method, headers }: Arriving<unknown>): boolean {
@@ -180,31 +198,4 @@ function isPreflight({ method, headers }: Arriving<unknown>): boolean {
 
 function isBodiless(method: string): boolean {
   return method === "GET" || method === "HEAD";
-}
-
-function checkOptions(options: object): void {
-  for (const [name, value] of Object.entries(options)) {
-    if (!Object.hasOwn(OPTIONS, name)) {
-      const problem = noSuchName(name.slice(0, 64), Object.keys(OPTIONS));
-      throw new KeystileError("invalid_options", `options: ${problem}`);
-    }
-    const [holds, expected] = OPTIONS[name as keyof typeof OPTIONS];
-    if (value === undefined || holds(value)) continue;
-    throw new KeystileError(
-      "invalid_options",
-      `options.${name}: expected ${expected}, received ${String(value)}.`,
-    );
-  }
-}
-
-function isFunction(value: unknown): boolean {
-  return typeof value === "function";
-}
-
-function isInteger(value: unknown): value is number {
-  return Number.isSafeInteger(value) && (value as number) >= 0;
-}
-
-function isTexts(value: unknown): boolean {
-  return Array.isArray(value) && value.every((member) => typeof member === "string");
 }

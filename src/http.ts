@@ -9,10 +9,12 @@ export interface Answer {
   readonly body: string;
 }
 
-/** How refusals are put to clients: the realm of a 401, and how much of a 403 is told. */
+/** How answers are put to clients: the realm of a 401, how much of a 403 is told, and which headers tell the limits. */
 export interface Wire {
   readonly realm: string;
   readonly codes: "full" | "folded";
+  /** Default `x`. */
+  readonly rateLimitHeaders?: "x" | "ietf" | "both";
 }
 
 /** A longer wait is not left to clients: the official SDKs would sleep for it, up to a day and more. */
@@ -51,11 +53,11 @@ export function renderRefusal(
   },
 ): Answer {
   const isFolded = wire.codes === "folded" && refusal.status === 403;
-  const { status, type, code, message } = isFolded ? refuse("rule_refused") : refusal;
+  const { status, type, code, message, resetAtMs } = isFolded ? refuse("rule_refused") : refusal;
   const param = !isFolded && refusal.reason.startsWith("model_") ? "model" : null;
-  const error = { status, message, type, param, code };
+  const error = { status, message, type, param, code, resetAtMs };
   return renderError(error, requestId, form, {
-    ...rateLimitHeaders(limits),
+    ...rateLimitHeaders(limits, wire.rateLimitHeaders),
     ...challenge(refusal, wire.realm),
     ...retryHeaders(refusal),
   });
@@ -78,16 +80,22 @@ export function renderFault({
 }
 
 /**
- * The headers of the tightest limit: the one with the least left in proportion, of several the one that is whole
- * again last. `X-RateLimit-Reset` is in unix seconds, rounded up. No limits, no headers.
+ * Where the limits stand. No limits, no headers.
+ *
+ * - `x`: `X-RateLimit-Limit`, `-Remaining` and `-Reset` (unix seconds, rounded up) of the tightest limit: the one with
+ *   the least left in proportion, of several the one that is whole again last.
+ * - `ietf`: `RateLimit-Policy` and `RateLimit` as in draft-ietf-httpapi-ratelimit-headers-11, with every limit. A policy
+ *   is named after what it says, as in `"100-requests-60s";q=100;w=60`; of several that say the same, such as those of
+ *   each model, the tightest is told. `t` is how long `r` lasts at the limit's own pace; with nothing left, how long it
+ *   takes until there is.
  */
-export function rateLimitHeaders(limits: readonly LimitStatus[]): Record<string, string> {
-  const [tightest] = limits.toSorted((a, b) => shareLeft(a) - shareLeft(b) || b.resetAtMs - a.resetAtMs);
-  if (tightest === undefined) return {};
+export function rateLimitHeaders(
+  limits: readonly LimitStatus[],
+  which: Wire["rateLimitHeaders"] = "x",
+): Record<string, string> {
   return {
-    "X-RateLimit-Limit": String(tightest.limit),
-    "X-RateLimit-Remaining": String(tightest.remaining),
-    "X-RateLimit-Reset": String(Math.ceil(tightest.resetAtMs / 1_000)),
+    ...(which !== "ietf" && tightestHeaders(limits)),
+    ...(which !== "x" && policyHeaders(limits)),
   };
 }
 
@@ -101,8 +109,77 @@ export function newRequestId(): string {
   return `req_${globalThis.crypto.randomUUID().replaceAll("-", "")}`;
 }
 
+function tightestHeaders(limits: readonly LimitStatus[]): Record<string, string> {
+  const [tightest] = limits.toSorted(byTightness);
+  if (tightest === undefined) return {};
+  return {
+    "X-RateLimit-Limit": String(tightest.limit),
+    "X-RateLimit-Remaining": String(tightest.remaining),
+    "X-RateLimit-Reset": String(Math.ceil(tightest.resetAtMs / 1_000)),
+  };
+}
+
+function byTightness(a: LimitStatus, b: LimitStatus): number {
+  return shareLeft(a) - shareLeft(b) || b.resetAtMs - a.resetAtMs;
+}
+
 function shareLeft({ limit, remaining }: LimitStatus): number {
   return limit > 0 ? remaining / limit : 0;
+}
+
+function policyHeaders(limits: readonly LimitStatus[]): Record<string, string> {
+  const policies = new Map<string, LimitStatus>();
+  for (const status of limits) {
+    const name = policyName(status);
+    const other = policies.get(name);
+    if (other === undefined || byTightness(status, other) < 0) policies.set(name, status);
+  }
+  if (policies.size === 0) return {};
+  const items = [...policies];
+  return {
+    "RateLimit-Policy": items.map(([name, status]) => `"${name}"${policyParameters(status)}`).join(", "),
+    RateLimit: items.map(([name, status]) => `"${name}"${serviceParameters(status)}`).join(", "),
+  };
+}
+
+/** Tokens are no unit of the draft's registry. Without a unit they would be taken for requests. */
+const QUOTA_UNITS = { requests: "requests", tokens: "tokens", inFlight: "concurrent-requests" } as const;
+
+/** Of a structured field, which has room for 15 digits. */
+const MAX_FIELD_INTEGER = 999_999_999_999_999;
+
+function policyName(status: LimitStatus): string {
+  const seconds = secondsFor(status.limit, status);
+  const name = `${fieldInteger(status.limit)}-${QUOTA_UNITS[status.unit]}`;
+  return seconds === undefined ? name : `${name}-${seconds}s`;
+}
+
+function policyParameters(status: LimitStatus): string {
+  const unit = status.unit === "requests" ? "" : `;qu="${QUOTA_UNITS[status.unit]}"`;
+  const seconds = secondsFor(status.limit, status);
+  return `;q=${fieldInteger(status.limit)}${unit}${seconds === undefined ? "" : `;w=${seconds}`}`;
+}
+
+/** Told when a limit is whole again, clients would spend a nearly full one every second. */
+function serviceParameters(status: LimitStatus): string {
+  const { remaining, nextInMs } = status;
+  const seconds = remaining > 0 ? secondsFor(remaining, status) : wholeSeconds(nextInMs);
+  return `;r=${fieldInteger(remaining)}${seconds === undefined ? "" : `;t=${seconds}`}`;
+}
+
+/** How long so many take to come back. For all of a limit that is its window, unless it has a burst. */
+function secondsFor(count: number, { windowMs, perWindow }: LimitStatus): number | undefined {
+  if (windowMs === undefined || perWindow === undefined) return undefined;
+  return wholeSeconds((count * windowMs) / perWindow);
+}
+
+/** Rounded as in a `Retry-After`, which the draft wants to be no earlier. */
+function wholeSeconds(ms: number | undefined): number | undefined {
+  return ms === undefined ? undefined : Math.max(1, Math.ceil(ms / 1_000));
+}
+
+function fieldInteger(value: number): number {
+  return Math.min(value, MAX_FIELD_INTEGER);
 }
 
 interface WireError {
@@ -111,6 +188,7 @@ interface WireError {
   readonly type: string;
   readonly param: string | null;
   readonly code: string;
+  readonly resetAtMs?: number | undefined;
 }
 
 function renderError(
@@ -133,25 +211,31 @@ function renderError(
 
 const FORMS: Readonly<Record<ErrorForm, (error: WireError, requestId: string) => object>> = {
   /** The top-level `type` and `message` are for Anthropic's and Vercel's clients, `error` for OpenAI's. */
-  common: ({ message, type, param, code }, requestId) => ({
+  common: ({ message, type, param, code, resetAtMs }, requestId) => ({
     type: "error",
     message,
-    error: { message, type, param, code, details: { error_code: code } },
+    error: { message, type, param, code, details: { error_code: code, ...resetMember(resetAtMs) } },
     request_id: requestId,
   }),
   gemini: ({ status, message }) => ({
     error: { code: status, message, status: GEMINI_STATUS[status] ?? "UNKNOWN" },
   }),
-  problem: ({ status, message, param, code }, requestId) => ({
+  problem: ({ status, message, param, code, resetAtMs }, requestId) => ({
     type: "about:blank",
     title: TITLES[status] ?? "Error",
     status,
     detail: message,
     code,
     ...(param !== null && { param }),
+    ...resetMember(resetAtMs),
     request_id: requestId,
   }),
 };
+
+/** Told in the body, where no SDK takes it for a time to sleep. */
+function resetMember(resetAtMs: number | undefined): { readonly reset_at?: string } {
+  return resetAtMs === undefined ? {} : { reset_at: new Date(resetAtMs).toISOString() };
+}
 
 /** The standard phrases of the statuses that are answered here. */
 export const TITLES: Readonly<Record<number, string>> = {

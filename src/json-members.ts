@@ -12,7 +12,7 @@ export interface JsonMembers {
 }
 
 /** A longer member is skipped, as if it were not there: its name, or its value with the white space around it. */
-export const MAX_MEMBER_BYTES = 64 * 1024;
+export const MAX_MEMBER_BYTES: number = 64 * 1024;
 
 /** Further members are skipped. */
 export const MAX_MEMBERS = 256;

@@ -10,7 +10,9 @@ import { type Keyring, keyring } from "./keyring.js";
 import { type KeystileOptions, parseKeystileOptions } from "./options.js";
 import { systemRuntime } from "./runtime.js";
 import { secretLookup } from "./secret-lookup.js";
+import { type Standings, standings } from "./standing.js";
 import { storeSession } from "./store-session.js";
+import { type UsageReports, usageReports } from "./usage-reports.js";
 
 export type { Wire } from "./http.js";
 
@@ -18,12 +20,15 @@ export type { Wire } from "./http.js";
 export interface Keystile {
   readonly keys: Keyring;
   readonly accounts: Accounts;
+  readonly usage: UsageReports;
   readonly on: Events["on"];
   /** The first of two phases: judges credential, key and address before a body is read. Faults are thrown. */
   readonly identify: Authorizer["identify"];
   /** Both phases at once. Faults are thrown. */
   readonly authorize: Authorizer["authorize"];
-  /** How refusals are put to clients. */
+  /** Self-service: how a key stands, for whoever presents its secret. Faults are thrown. */
+  readonly describe: Standings["describe"];
+  /** How answers are put to clients. */
   readonly wire: Wire;
   /**
    * Waits until nothing is left to be stored, at most `timeoutMs` (default `storeTimeoutMs`), and tells how many
@@ -77,10 +82,12 @@ export function createKeystile(options: KeystileOptions): Keystile {
   return {
     keys,
     accounts: accounts(settings, { runtime, session, commit, keys }),
+    usage: usageReports(session),
     on: events.on,
     identify: requests.identify,
     authorize: requests.authorize,
-    wire: { realm, codes },
+    describe: standings(settings, { session, commit, secrets }).describe,
+    wire: { realm, codes, rateLimitHeaders: settings.rateLimitHeaders },
     flush: (timeoutMs = storeTimeoutMs) => commit.flush(timeoutMs),
     close: () => (closed ??= close()),
   };

@@ -8,8 +8,12 @@ export interface LimitStatus {
   readonly remaining: number;
   /** When it is whole again if nothing more comes. */
   readonly resetAtMs: number;
-  /** The window of a rate; undefined for requests in flight. */
+  /** The window of a rate. Like what follows, undefined for requests in flight. */
   readonly windowMs?: number;
+  /** How many of them come back in a window; `limit` is how many fit at once. */
+  readonly perWindow?: number;
+  /** How long until time brings back one more; 0 where it is whole. */
+  readonly nextInMs?: number;
 }
 
 /** A limit per time: of requests, or of tokens. */
@@ -59,12 +63,12 @@ export function takeRequest(
   ratePercent = 100,
 ): LimitsOutcome {
   const limits = scaledLimits(ledger, ratePercent);
-  const known = undrained(ledger, limits, now);
-  const levels: Record<string, Level> = { ...known };
+  const levels: Record<string, Level> = { ...undrained(ledger, limits, now) };
   const held: Record<string, number> = {};
   let retryAfterMs = 0;
   for (const limit of limits.filter(isRateLimit)) {
-    for (const name of bucketNames(limit, families, known)) {
+    // With those just taken, so that the bound is on all limits together.
+    for (const name of bucketNames(limit, families, levels)) {
       const bucket = ledger.levels[name];
       if (isTokenLimit(limit)) {
         held[name] = tokens;
@@ -129,9 +133,12 @@ export function fillBuckets<L extends Limited>(
   for (const limit of limits) {
     for (const [name, taken] of Object.entries(tokens)) {
       if (!isBucketOf(limit, name) || taken <= 0) continue;
-      const { level, atMs } = drained(limit, levels[name], now);
+      // Without an estimate nothing had kept a place for it.
+      const bucket =
+        name in levels || limit.per === undefined || hasRoom(levels) ? name : sharedBucket(limit);
+      const { level, atMs } = drained(limit, levels[bucket], now);
       const room = floorDivide(Number.MAX_SAFE_INTEGER - level, limit.windowMs);
-      levels[name] = { level: level + Math.min(taken, room) * limit.windowMs, atMs };
+      levels[bucket] = { level: level + Math.min(taken, room) * limit.windowMs, atMs };
     }
   }
   return { ...ledger, levels };
@@ -223,12 +230,15 @@ export function bucketStatus(
 ): LimitStatus {
   const { level, atMs } = drained(limit, bucket, now);
   const left = floorDivide(Math.max(0, capacity(limit) - level), limit.windowMs);
+  const over = level - (capacity(limit) - (left + 1) * limit.windowMs);
   return {
     unit: isTokenLimit(limit) ? "tokens" : "requests",
     limit: limit.burst ?? rateOf(limit),
     remaining: Math.max(0, left - held),
     resetAtMs: atMs + ceilDivide(level, rateOf(limit)),
     windowMs: limit.windowMs,
+    perWindow: rateOf(limit),
+    nextInMs: level === 0 ? 0 : atMs - now + ceilDivide(over, rateOf(limit)),
   };
 }
 
@@ -244,15 +254,23 @@ function bucketNames(
   const name = bucketName(limit);
   if (limit.per === undefined) return [name];
   const own = (family: string): string => `${name}=${family}`;
-  const shared = `${name}other`;
+  const shared = sharedBucket(limit);
   const fresh = families.filter((family) => !(own(family) in known));
-  const taken = Object.keys(known).filter((bucket) => bucket.includes("/model/=")).length;
-  const hasRoom = taken + fresh.length <= MAX_MODEL_BUCKETS && !(shared in known);
+  const fits = hasRoom(known, fresh.length) && !(shared in known);
   const buckets = families.map((family) => {
     if (family.length > MAX_FAMILY_LENGTH) return `${name}long`;
-    return own(family) in known || hasRoom ? own(family) : shared;
+    return own(family) in known || fits ? own(family) : shared;
   });
   return [...new Set(buckets)];
+}
+
+function sharedBucket(limit: RateLimit): string {
+  return `${bucketName(limit)}other`;
+}
+
+function hasRoom(levels: KeyRecord["levels"], more = 1): boolean {
+  const taken = Object.keys(levels).filter((bucket) => bucket.includes("/model/=")).length;
+  return taken + more <= MAX_MODEL_BUCKETS;
 }
 
 /** The buckets in which something is left; the others need not be remembered. */

@@ -1,12 +1,5 @@
 import type { Thresholds } from "./alerts.js";
-import {
-  type Confirmed,
-  compose,
-  isLedger,
-  type Step,
-  type Subject,
-  sweepAll,
-} from "./attempt.js";
+import { type Confirmed, compose, isLedger, type Step, type Subject, sweepAll } from "./attempt.js";
 import { type AnyRecord, parseRecord } from "./document-schemas.js";
 import type { DayTally } from "./documents.js";
 import { KeystileError } from "./errors.js";
@@ -93,6 +86,8 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
   const { session, runtime, holdMs, storeTimeoutMs } = surroundings;
   let node = surroundings.identity(false);
   const documents = new Map<string, Confirmed>();
+  /** Documents that are only ever made once: known while an attempt needs them. */
+  const transient = new Map<string, Confirmed>();
   const tallies = new Map<string, DayTally>();
   /** What a read of this turn has not found. Absence is not remembered beyond it. */
   let absent = new Set<string>();
@@ -121,7 +116,7 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
   }
 
   function unknown(): readonly string[] {
-    return unanswered.count() > 0 ? chosen : chosen.filter((id) => !documents.has(id));
+    return unanswered.count() > 0 ? chosen : chosen.filter((id) => known(id) === undefined);
   }
 
   function prepare(): Attempt | undefined {
@@ -129,9 +124,8 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
     if (!documents.has(anchorId) || !isUnfinished()) return undefined;
 
     const now = session.now();
-    const ids = chosen.filter((id) => documents.has(id));
-    const before = new Map(ids.map((id) => [id, documents.get(id) as Confirmed]));
-    for (const [id, document] of documents) if (id.startsWith("usage:")) before.set(id, document);
+    const before = new Map([...transient].filter(([id]) => id.startsWith("usage:")));
+    for (const id of chosen) if (known(id) !== undefined) before.set(id, known(id) as Confirmed);
     const swept = sweepAll(before, now);
     for (const [id, record] of swept.records) renameIfSpent(id, record);
     const moment = { node, now, holdUntilMs: now + holdMs };
@@ -236,6 +230,7 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
       } catch (error) {
         // A document that cannot be read holds up those who need it, and nobody else.
         documents.delete(id);
+        transient.delete(id);
         for (const task of line.waiting()) if (task.ids.includes(id)) line.postpone(task, error);
         line.dropFinished();
       }
@@ -251,18 +246,23 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
   }
 
   function adoptOne(id: string, document: Document | undefined, atLeast: number): void {
-    const known = documents.get(id);
+    const isTransient = id.startsWith("entry:") || id.startsWith("usage:");
+    const place = isTransient ? transient : documents;
     if (document === undefined) {
-      documents.delete(id);
+      place.delete(id);
       absent.add(id);
-      if (id.startsWith("entry:")) documents.set(id, { version: 0, record: undefined });
+      if (isTransient) place.set(id, { version: 0, record: undefined });
       return;
     }
     if (document.version < atLeast) throw versionFault();
-    if (known !== undefined && document.version < known.version) return;
+    if (document.version < (place.get(id)?.version ?? 0)) return;
     const record = parseRecord(document);
     renameIfSpent(id, record);
-    documents.set(id, { version: document.version, record });
+    place.set(id, { version: document.version, record });
+  }
+
+  function known(id: string): Confirmed | undefined {
+    return documents.get(id) ?? transient.get(id);
   }
 
   /** Looks in the anchor, just read, for the attempts of unknown outcome. */
@@ -299,8 +299,7 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
       if (!isUndone || task.state === "given up") line.answer(task, () => task.resolve(result.outcome));
     }
     line.dropFinished();
-    // What is only ever made once need not be remembered.
-    for (const { id } of attempt.writes) if (!isLedger(documents.get(id)?.record)) documents.delete(id);
+    transient.clear();
     for (const [id, after] of attempt.records) {
       const before = attempt.before.get(id)?.record;
       if (before !== undefined) surroundings.onWritten(id, before, after);
@@ -338,7 +337,7 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
 
   return {
     anchorId,
-    confirmed: (id) => documents.get(id),
+    confirmed: known,
     add(subject, step, options) {
       if (!options.isFact && unanswered.count() >= MAX_UNANSWERED) return Promise.reject(overloaded());
       return line.add(subject, step, options);

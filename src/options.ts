@@ -60,6 +60,11 @@ export interface KeystileOptions {
   /** `folded` tells clients no more of a 403 than `access_denied`. Default `full`. */
   readonly codes?: "full" | "folded";
   /**
+   * How clients are told where their limits stand: `x` by `X-RateLimit-*` of the tightest one, `ietf` by `RateLimit`
+   * and `RateLimit-Policy` of the IETF's draft for all of them, or `both`. Default `x`.
+   */
+  readonly rateLimitHeaders?: "x" | "ietf" | "both";
+  /**
    * When `quota.low` and `balance.low` are told: at so many percent left of a quota, an allowance or a cap (integers from
    * 0 to 99, default 20, 10 and 0), and at so much left of a balance, in your unit (default 0). At most 16 each.
    */
@@ -101,6 +106,7 @@ export interface Settings {
   readonly rules: readonly Rule[];
   readonly realm: string;
   readonly codes: "full" | "folded";
+  readonly rateLimitHeaders: "x" | "ietf" | "both";
   readonly thresholds: Thresholds;
   readonly onCrash: Policy["onCrash"];
   readonly holdMs: number;
@@ -153,6 +159,7 @@ const keystileOptions = z.strictObject({
     .max(64)
     .default([]),
   codes: z.enum(["full", "folded"]).default("full"),
+  rateLimitHeaders: z.enum(["x", "ietf", "both"]).default("x"),
   realm: z
     .string()
     .max(128)

@@ -197,14 +197,15 @@ function applyPolicy(
   const merged: Record<string, unknown> = { ...policy, ...defined(rest), expiresAtMs };
   for (const list of ["allowedIps", "allowedModels", "deniedModels", "scopes"])
     if (merged[list] === null) delete merged[list];
-  const bytes = new TextEncoder().encode(JSON.stringify(merged)).byteLength;
-  if (bytes > MAX_POLICY_BYTES) {
-    throw invalid(
-      path,
-      `expected at most ${MAX_POLICY_BYTES} bytes of JSON, received ${bytes}; shorten its lists`,
-    );
-  }
+  assertSize(merged, path);
   return Object.freeze(merged) as unknown as Policy;
+}
+
+/** @throws KeystileError `invalid_options` for a policy, or terms, that leave too little of a document for the rest. */
+export function assertSize(policy: object, path: string, maxBytes = MAX_POLICY_BYTES): void {
+  const bytes = new TextEncoder().encode(JSON.stringify(policy)).byteLength;
+  if (bytes <= maxBytes) return;
+  throw invalid(path, `expected at most ${maxBytes} bytes of JSON, received ${bytes}; shorten its lists`);
 }
 
 /** @throws KeystileError `invalid_options` for limits of which one would never bind, or that cannot be counted. */

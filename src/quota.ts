@@ -68,10 +68,13 @@ export function allot(documents: Documents, cost: Cost): QuotaOutcome {
   const now = divide(documents, cost, "held");
   if (typeof now !== "string") return { fits: true, shares: now };
   const held = typeof divide(documents, cost, "free") !== "string";
-  const { account } = documents;
-  const resets = now === "subscription_exhausted" || now === "payg_cap_reached";
-  const endsAtMs = account?.subscription && resets ? cycleEnd(account.subscription) : undefined;
-  return { fits: false, reason: now, held, ...(endsAtMs !== undefined && { resetAtMs: endsAtMs }) };
+  const isOfCycle = now === "subscription_exhausted" || now === "payg_cap_reached";
+  return {
+    fits: false,
+    reason: now,
+    held,
+    ...(isOfCycle && documents.account && resetOf(documents.account)),
+  };
 }
 
 /**
@@ -100,11 +103,11 @@ export function divideActual(
 /** How a key's quota stands: of a key that pays from a subscription and has no quota of its own, the subscription's. */
 export function quotaStatus({ key, account }: Documents): QuotaStatus {
   const { quota } = key.policy;
-  const subscription = key.account?.pays === "subscription" ? account?.subscription : undefined;
-  if (quota !== null || account === undefined || subscription === undefined) {
+  if (quota !== null || account === undefined || key.account?.pays !== "subscription") {
     return purseStatus(key, KEY_PURSE, quota);
   }
-  return subscriptionQuota(account) as QuotaStatus;
+  // Without a subscription there is nothing to be had.
+  return subscriptionQuota(account) ?? purseStatus(key, KEY_PURSE, 0);
 }
 
 /** How the allowance of the current cycle stands; undefined without a subscription. */
@@ -217,7 +220,9 @@ function reasonOf(funds: readonly Fund[], account: AccountRecord, cost: Cost): R
   if (payg === undefined) return "subscription_exhausted";
   const rest = typeof cost === "number" ? cost - Math.max(0, first.room) : cost.balance;
   const cap = account.policy.payAsYouGo?.capPerCycle ?? UNLIMITED;
-  return roomOf(account, payg.purses[0] as string, cap, "held") < rest ? "payg_cap_reached" : "balance_exhausted";
+  return roomOf(account, payg.purses[0] as string, cap, "held") < rest
+    ? "payg_cap_reached"
+    : "balance_exhausted";
 }
 
 /** The funds of an account that a key may spend, in order; in a cycle gone by, those of that cycle. */
@@ -292,7 +297,9 @@ function purseStatus(ledger: Ledger, name: string, limit: number | null): QuotaS
   return { limit, used, held, remaining, unlimited: limit === null };
 }
 
+/** When the next cycle begins, if there is one. */
 function resetOf({ subscription }: AccountRecord): Pick<QuotaStatus, "resetAtMs"> {
   if (subscription === undefined || subscription.cycle.kind === "never") return {};
-  return { resetAtMs: cycleEnd(subscription) };
+  const resetAtMs = subscription.current.endsAtMs;
+  return cycleEnd(subscription) < resetAtMs || subscription.endsAtMs === resetAtMs ? {} : { resetAtMs };
 }

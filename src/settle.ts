@@ -80,10 +80,9 @@ export function sweepAccount<A extends NonNullable<Documents["account"]>>(accoun
 
 export function sweepKey(key: KeyRecord, now: number, ratePercent: number): KeyRecord {
   const swept = expireHolds(key, now, ratePercent);
-  if (swept.collected === key.collected) return swept;
-  const lost = Object.entries(key.nodes).filter(
-    ([node]) => !(node in swept.nodes) && node in swept.collected,
-  );
+  if (swept === key) return key;
+  // Also those of which the memory is full already.
+  const lost = Object.entries(key.nodes).filter(([node, { open }]) => open > 0 && !(node in swept.nodes));
   return lost.reduce((sum, [, { open, held }]) => {
     const cost = key.policy.onCrash === "charge" ? (held[KEY_PURSE] ?? 0) : 0;
     return count(sum, { ...EXPIRED, requests: open, cost }, now);

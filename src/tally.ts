@@ -69,6 +69,12 @@ export function mergeDays(day: DayTally, more: DayTally): DayTally {
   return merged;
 }
 
+/** The counters of a day, of all models together. */
+export function mergeModels({ day, models }: DayTally): DayTally {
+  const merged = Object.values(models).map((outcomes) => ({ day, models: { other: outcomes } }));
+  return merged.reduce(mergeDays, { day, models: {} });
+}
+
 function nameOf({ models }: DayTally, model: string | null): string {
   const name = (model ?? "").slice(0, MAX_MODEL_LENGTH);
   // Not a name in plain objects.

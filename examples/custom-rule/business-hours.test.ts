@@ -6,7 +6,7 @@ import { businessHours } from "./business-hours.ts";
 const free = sampleKey({ metadata: { plan: "free" } });
 
 function judge(key: typeof free, time: string) {
-  return evaluatePolicy(key, {}, Date.parse(time), [businessHours]);
+  return evaluatePolicy({ key }, {}, Date.parse(time), [businessHours]);
 }
 
 test.each([

@@ -6,11 +6,21 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { createAdaptorServer } from "@hono/node-server";
-import { createKeystile, type IssueInput, type Keyring, type KeystileOptions } from "keystile";
+import {
+  createKeystile,
+  fixedPrice,
+  type IssueInput,
+  type Keystile,
+  type KeystileOptions,
+  type OpenInput,
+  type Prices,
+  type SubscribeInput,
+} from "keystile";
 import { sqliteStore } from "keystile/sqlite";
 import { manualClock } from "keystile/testing";
 import { createGateway } from "../gateway/gateway.ts";
 import { createModelServer } from "../gateway/model-server.ts";
+import { demoPrices } from "../gateway/prices.ts";
 
 /** The key of a scene. Its secrets are never shown, only the hint. */
 export interface SceneKey {
@@ -18,6 +28,12 @@ export interface SceneKey {
   readonly hint: string;
   readonly secret: string;
   newSecret?: string;
+}
+
+/** A subscription of a scene: what its account is opened with, what is credited to it, and what is subscribed to. */
+export interface SceneSubscription extends OpenInput {
+  readonly credited: number;
+  readonly subscribed: SubscribeInput;
 }
 
 /** One thing that happens in a scene; what it returns came back. */
@@ -34,12 +50,15 @@ interface Sending {
   readonly show?: (text: string) => string;
 }
 
-/** Two gateways as they come, and one that soon gives up on its store. They share nothing but the file. */
-type Gateways = Readonly<Record<"first" | "second" | "hasty", Gateway>>;
+/**
+ * Two gateways whose requests cost 1 each, one that soon gives up on its store, and one that charges for tokens. They
+ * share nothing but the file.
+ */
+type Gateways = Readonly<Record<"first" | "second" | "hasty" | "metered", Gateway>>;
 
 interface Gateway {
   readonly url: string;
-  readonly keys: Keyring;
+  readonly keystile: Keystile;
   close(): Promise<void>;
 }
 
@@ -56,7 +75,8 @@ export function bearer(secret = ""): Record<string, string> {
  * because a key that has seen a much later time than the store's is a fault.
  */
 export async function openStage() {
-  const clock = manualClock(Date.now());
+  const startMs = Date.now();
+  const clock = manualClock(startMs);
   const folder = await mkdtemp(join(tmpdir(), "keystile-demo-"));
   const file = join(folder, "keys.db");
   const provider = await openProvider();
@@ -64,19 +84,24 @@ export async function openStage() {
   let passed = 0;
 
   async function openGateways(): Promise<Gateways> {
-    const [first, second] = [await openGateway({}), await openGateway({})];
-    return { first, second, hasty: await openGateway({ storeTimeoutMs: 1_000 }) };
+    const perRequest = fixedPrice(1);
+    return {
+      first: await openGateway(perRequest),
+      second: await openGateway(perRequest),
+      hasty: await openGateway(perRequest, { storeTimeoutMs: 1_000 }),
+      metered: await openGateway(demoPrices),
+    };
   }
 
-  async function openGateway(options: Partial<KeystileOptions>): Promise<Gateway> {
+  async function openGateway(prices: Prices, options: Partial<KeystileOptions> = {}): Promise<Gateway> {
     const store = sqliteStore(file, { clock: clock.now });
     await store.setup();
     const keystile = createKeystile({ store, ...options });
     const upstream = { url: provider.url, apiKey: PROVIDER_KEY };
-    const { url, close } = await listen(createGateway({ keystile, upstream }).fetch);
+    const { url, close } = await listen(createGateway({ keystile, upstream, prices }).fetch);
     return {
       url,
-      keys: keystile.keys,
+      keystile,
       async close() {
         // What the last requests cost is stored before the file is let go.
         await keystile.close();
@@ -93,7 +118,16 @@ export async function openStage() {
   /** A key for a scene; without a policy, one that nobody was given. */
   async function issue(policy: IssueInput | undefined): Promise<SceneKey> {
     if (policy === undefined) return { id: "", hint: "none", secret: `sk-${"Nobody".repeat(8)}` };
-    const { secret, key } = await gateways.first.keys.issue(policy);
+    const { secret, key } = await gateways.first.keystile.keys.issue(policy);
+    return { id: key.id, hint: `…${key.hint}`, secret };
+  }
+
+  /** A key of a subscription. */
+  async function subscribe({ credited, subscribed, ...opened }: SceneSubscription): Promise<SceneKey> {
+    const { accounts } = gateways.first.keystile;
+    const { id } = await accounts.open(opened);
+    if (credited > 0) await accounts.credit(id, { id: "first", amount: credited });
+    const { secret, key } = await accounts.subscribe(id, subscribed);
     return { id: key.id, hint: `…${key.hint}`, secret };
   }
 
@@ -146,12 +180,12 @@ export async function openStage() {
   }
 
   async function revokeElsewhere({ id }: SceneKey): Promise<undefined> {
-    await gateways.second.keys.revoke(id);
+    await gateways.second.keystile.keys.revoke(id);
   }
 
   function rotate(graceMs: number): Step {
     return async (key) => {
-      key.newSecret = (await gateways.first.keys.rotate(key.id, { graceMs })).secret;
+      key.newSecret = (await gateways.first.keystile.keys.rotate(key.id, { graceMs })).secret;
       return undefined;
     };
   }
@@ -169,14 +203,35 @@ export async function openStage() {
     };
   }
 
-  /** Closes all that has the file open and opens it again. Every answer of 200 must be in it, and nothing else. */
+  /** What the key's requests were billed, when all of it is stored. */
+  async function billed({ id }: SceneKey): Promise<string> {
+    await gateways.metered.keystile.flush();
+    const { rows } = await gateways.metered.keystile.usage.query({ keyId: id });
+    return rows.map(({ model, cost }) => `${model} ${cost}`).join(", ");
+  }
+
+  /** What the holder of the key may know of it. */
+  async function left({ secret }: SceneKey): Promise<string> {
+    const response = await fetch(`${gateways.first.url}/v1/key`, { headers: bearer(secret) });
+    const { quota } = (await response.json()) as {
+      readonly quota: { readonly remaining: number };
+    };
+    return `${quota.remaining} left`;
+  }
+
+  /** Closes all that has the file open and opens it again. Every answer of 200 must be in it, and nothing held. */
   async function restart(): Promise<string> {
     await closeGateways();
     gateways = await openGateways();
-    const { keys } = await gateways.first.keys.list();
-    const used = keys.reduce((sum, { quota }) => sum + quota.used, 0);
-    const held = keys.reduce((sum, { quota }) => sum + quota.held, 0);
-    return used === passed && held === 0 ? "all booked" : `${used} used, ${held} held, ${passed} answered`;
+    const { keys, usage } = gateways.first.keystile;
+    const { rows } = await usage.query({ from: new Date(startMs).toISOString().slice(0, 10) });
+    const booked = rows
+      .filter(({ outcome }) => outcome === "settled")
+      .reduce((sum, row) => sum + row.requests, 0);
+    const held = (await keys.list()).keys.reduce((sum, { quota }) => sum + quota.held, 0);
+    return booked === passed && held === 0
+      ? "all booked"
+      : `${booked} booked, ${held} held, ${passed} answered`;
   }
 
   async function close(): Promise<void> {
@@ -188,12 +243,15 @@ export async function openStage() {
   return {
     now: clock.now,
     issue,
+    subscribe,
     send,
     pass,
     twoAtOnce,
     revokeElsewhere,
     rotate,
     whileLocked,
+    billed,
+    left,
     restart,
     close,
   };

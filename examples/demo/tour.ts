@@ -4,7 +4,7 @@
  */
 import { styleText } from "node:util";
 import type { IssueInput } from "keystile";
-import { bearer, openStage, type SceneKey, type Step } from "./stage.ts";
+import { bearer, openStage, type SceneKey, type SceneSubscription, type Step } from "./stage.ts";
 
 interface Scene {
   readonly name: string;
@@ -12,6 +12,8 @@ interface Scene {
   readonly sent: string;
   /** What the scene's own key may do. Without it, the scene has a key that nobody was given. */
   readonly policy?: IssueInput;
+  /** Instead of it, the subscription its key is of. */
+  readonly subscription?: SceneSubscription;
   /** Done one after another. */
   readonly steps: readonly Step[];
   /** What has to come back. */
@@ -19,10 +21,11 @@ interface Scene {
 }
 
 const HOUR_MS = 3_600_000;
+const MONTH_MS = 31 * 24 * HOUR_MS;
 const WIDTHS: readonly number[] = [13, 5, 28, 0];
 
 const stage = await openStage();
-const { send, pass, twoAtOnce, revokeElsewhere, rotate, whileLocked, restart } = stage;
+const { send, pass, twoAtOnce, revokeElsewhere, rotate, whileLocked, billed, left, restart } = stage;
 const stranger = await stage.issue(undefined);
 
 const scenes: readonly Scene[] = [
@@ -147,6 +150,32 @@ const scenes: readonly Scene[] = [
     back: "200, 200, 401 invalid_api_key, 200",
   },
   {
+    name: "metered",
+    sent: "streams, billed by tokens",
+    policy: {},
+    steps: [
+      send({ at: "metered", body: { stream: true } }),
+      send({
+        at: "metered",
+        path: "/v1/messages",
+        body: { model: "claude-demo", max_tokens: 64, stream: true },
+      }),
+      billed,
+    ],
+    back: "200, 200, claude-demo 93, gpt-demo 50",
+  },
+  {
+    name: "subscription",
+    sent: "1 a month, 1 paid; the next",
+    subscription: {
+      payAsYouGo: { capPerCycle: 1 },
+      credited: 100,
+      subscribed: { plan: { name: "one", allowance: 1 } },
+    },
+    steps: [send(), send(), send(), pass(MONTH_MS), left, send()],
+    back: "200, 200, 402 quota_exceeded, 1 left, 200",
+  },
+  {
     name: "outage",
     sent: "the file locked, and free",
     policy: {},
@@ -173,9 +202,9 @@ try {
 }
 
 /** One scene, one line; below it what was expected, if that is not what came. */
-async function play({ name, sent, policy, steps, back }: Scene): Promise<boolean> {
+async function play({ name, sent, policy, subscription, steps, back }: Scene): Promise<boolean> {
   const answers: string[] = [];
-  const key = await stage.issue(policy);
+  const key = await (subscription === undefined ? stage.issue(policy) : stage.subscribe(subscription));
   try {
     for (const step of steps) {
       const answer = await step(key);

@@ -1,12 +1,13 @@
 import type { Allowed } from "../decision.js";
 import { type NodeRequest, type NodeResponse, passExchange, peekBody } from "../exchange.js";
-import { createGuard, type GuardOptions, type ReadBody } from "../guard.js";
+import { createGuard, type ReadBody } from "../guard.js";
+import type { GuardOptions } from "../guard-options.js";
 import type { Keystile } from "../keystile.js";
 import { parseJsonBody } from "../strict-json.js";
 
 export type { Allowed } from "../decision.js";
 export { filterModelList, stripCredentials, stripCredentialUrl } from "../forwarding.js";
-export type { GuardOptions } from "../guard.js";
+export type { GuardOptions } from "../guard-options.js";
 
 /** What the guard uses of a request of Express, 5 or 4, and what it adds to it. */
 export interface GuardedRequest extends NodeRequest {
@@ -31,9 +32,9 @@ export interface GuardedRequest extends NodeRequest {
  * uploads and proxies behind work as without the guard. Behind a parser the parsed body is judged, which is all that a
  * handler can get then; if a `verify` keeps the bytes, let it keep them as `rawBody`, and they are judged.
  *
- * When the answer is over, what the handler observed (else the estimate) is made final: when it is sent, when it
- * breaks, and when the client goes. An answer of 400 and above gives everything back instead. A handler that ended the
- * decision itself comes first.
+ * When the answer is over, what it cost is made final: when it is sent, when it breaks, and when the client goes. With
+ * `prices` that is by the usage it told; else what the handler observed, or the estimate. An answer of 400 and above
+ * gives everything back instead. A handler that ended the decision itself comes first.
  *
  * `req.keystile` is the decision. Its type is declared by whoever wants it: in TypeScript, once,
  * `declare global { namespace Express { interface Request { keystile: Allowed } } }`; or use `decisionOf(req)`.

@@ -1,12 +1,13 @@
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import type { Allowed } from "../decision.js";
 import { passExchange } from "../exchange.js";
-import { createGuard, type Guard, type GuardOptions } from "../guard.js";
+import { createGuard, type Guard } from "../guard.js";
+import type { GuardOptions } from "../guard-options.js";
 import type { Keystile } from "../keystile.js";
 
 export type { Allowed } from "../decision.js";
 export { filterModelList, stripCredentials, stripCredentialUrl } from "../forwarding.js";
-export type { GuardOptions } from "../guard.js";
+export type { GuardOptions } from "../guard-options.js";
 
 declare module "fastify" {
   interface FastifyRequest {
@@ -30,9 +31,9 @@ export interface PluginOptions extends GuardOptions<FastifyRequest> {
  * preflight, which carries no credential, gets an empty 204. What a function in the options throws goes to the error
  * handler, and nothing is held.
  *
- * When the answer is over, what the handler observed (else the estimate) is made final: when it is sent, when it
- * breaks, and when the client goes. An answer of 400 and above gives everything back instead. A handler that ended the
- * decision itself comes first.
+ * When the answer is over, what it cost is made final: when it is sent, when it breaks, and when the client goes. With
+ * `prices` that is by the usage it told; else what the handler observed, or the estimate. An answer of 400 and above
+ * gives everything back instead. A handler that ended the decision itself comes first.
  *
  * @throws KeystileError `invalid_options`
  */

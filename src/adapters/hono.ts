@@ -1,13 +1,14 @@
 import type { Context, MiddlewareHandler } from "hono";
+import { type BodyEnd, followBody, readBytes } from "../body.js";
 import type { Allowed } from "../decision.js";
-import { followBody, readBytes } from "../body.js";
-import { type Admitted, createGuard, type GuardOptions } from "../guard.js";
+import { type Admitted, createGuard } from "../guard.js";
+import type { GuardOptions } from "../guard-options.js";
 import type { Answer } from "../http.js";
 import type { Keystile } from "../keystile.js";
 
 export type { Allowed } from "../decision.js";
 export { filterModelList, stripCredentials, stripCredentialUrl } from "../forwarding.js";
-export type { GuardOptions } from "../guard.js";
+export type { GuardOptions } from "../guard-options.js";
 
 /** What the guard adds to a Hono app: `c.get("keystile")` is the decision that let the request pass. */
 export type KeystileEnv = { Variables: { keystile: Allowed } };
@@ -21,11 +22,11 @@ export type KeystileEnv = { Variables: { keystile: Allowed } };
  * answered here; a CORS preflight, which carries no credential, gets an empty 204. What a function in the options
  * throws goes to the error handler, and nothing is held.
  *
- * When the answer is over, what the handler observed (else the estimate) is made final: at the end of the body, when
- * it breaks, and when the client goes. An answer of 400 and above, and a handler that throws, give everything back
- * instead, unless the client had gone. The answer waits for none of this, and a handler that ended the decision
- * itself comes first. A middleware outside of this one that replaces the answer must cancel the body it drops, or the
- * hold lasts until the request times out.
+ * When the answer is over, what it cost is made final: at the end of the body, when it breaks, and when the client
+ * goes. With `prices` that is by the usage it told; else what the handler observed, or the estimate. An answer of 400
+ * and above, and a handler that throws, give everything back instead, unless the client had gone. The answer waits for
+ * none of this, and a handler that ended the decision itself comes first. A middleware outside of this one that replaces
+ * the answer must cancel the body it drops, or the hold lasts until the request times out.
  *
  * The peer is that of `@hono/node-server`; elsewhere it is unknown, which keys with an address list refuse: pass the
  * runtime's `getConnInfo` as `address`.
@@ -65,17 +66,21 @@ export function keystile(
 }
 
 /** Ends the decision when the answer is over, and resolves when nothing is left to do before a process sleeps. */
-async function finish(c: Context, gate: Keystile, { end }: Admitted, answered: boolean): Promise<void> {
-  if (answered) await answerEnd(c).catch(ignore);
+async function finish(c: Context, gate: Keystile, admitted: Admitted, answered: boolean): Promise<void> {
   // What a handler had spent when the client went away, and it failed for that, is spent.
-  end(answered || c.req.raw.signal.aborted ? "done" : "failed");
+  const unanswered = c.req.raw.signal.aborted ? "cut" : "failed";
+  admitted.end(answered ? await answerEnd(c, admitted).catch(() => "cut" as const) : unanswered);
   if (executionContext(c) !== undefined) await gate.flush();
 }
 
-async function answerEnd(c: Context): Promise<void> {
+async function answerEnd(c: Context, { meter }: Admitted): Promise<BodyEnd> {
   // Hono drops the body of an answer to HEAD without reading it.
-  if (c.res.body === null || c.req.method === "HEAD") return;
-  const { body, ended } = followBody(c.res.body);
+  if (c.res.body === null || c.req.method === "HEAD") return "complete";
+  const { status, headers } = c.res;
+  const { body, ended } = followBody(
+    c.res.body,
+    meter?.(status, (name) => headers.get(name)),
+  );
   c.res = new Response(body, c.res);
   return ended;
 }

@@ -1,12 +1,13 @@
 import type { Allowed } from "../decision.js";
 import { type NodeRequest, type NodeResponse, passExchange } from "../exchange.js";
-import { createGuard, type GuardOptions } from "../guard.js";
+import { createGuard } from "../guard.js";
+import type { GuardOptions } from "../guard-options.js";
 import { type Answer, TITLES } from "../http.js";
 import type { Keystile } from "../keystile.js";
 
 export type { Allowed } from "../decision.js";
 export { filterModelList, stripCredentials, stripCredentialUrl } from "../forwarding.js";
-export type { GuardOptions } from "../guard.js";
+export type { GuardOptions } from "../guard-options.js";
 
 /**
  * A guard for a server of `node:http`: `const decision = await guard(request, response)`. Without a decision the
@@ -14,7 +15,8 @@ export type { GuardOptions } from "../guard.js";
  *
  * The key is judged before the body is read; then the model, the limits and the quota are, in one step. The body is
  * put back: the request can be read or piped as if nobody had. A CORS preflight gets an empty 204. When the answer is
- * over, what was observed (else the estimate) is made final; an answer of 400 and above gives everything back.
+ * over, what it cost is made final: by `prices`, if it tells its usage; else what was observed, or the estimate. An
+ * answer of 400 and above gives everything back.
  *
  * @throws KeystileError `invalid_options`; the guard itself what the functions in the options throw
  */
@@ -40,8 +42,9 @@ export interface UpgradeSocket {
  *
  * The model is read from path and query, the credential also from `Sec-WebSocket-Protocol` if `credentials` of
  * `createKeystile` says so; answer with another of the items then, never that one. Refusals and faults are answered
- * as HTTP. What was observed (else the estimate) is made final when the socket closes. If a function in the options
- * or `onAllowed` throws or rejects, nothing stays held, the socket is closed, and `onError` is told.
+ * as HTTP. What was observed (else the estimate) is made final when the socket closes: with `prices`, as usage that is
+ * unknown, since nobody reads messages here. If a function in the options or `onAllowed` throws or rejects, nothing
+ * stays held, the socket is closed, and `onError` is told.
  *
  * @throws KeystileError `invalid_options`
  */
@@ -67,7 +70,7 @@ export function guardUpgrade<
     }
     const { decision, end } = admitted;
     if (socket.destroyed) return end("failed");
-    socket.on("close", () => end("done"));
+    socket.on("close", () => end("cut"));
     try {
       await onAllowed(request, socket, head, decision);
     } catch (error) {

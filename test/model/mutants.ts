@@ -14,6 +14,22 @@ export interface Mutant {
 
 const BOOKS = ["no-lost-charge", "no-double-charge", "settle-is-stored", "no-stuck-hold", "holds-end-once"];
 
+/** What an attempt comes to is known here, and nothing is sent yet. */
+const COMPOSED = "    const taken = new Map([...composed.tallied]";
+
+/** Source that tells callers the outcome of an attempt before the store has confirmed it. */
+function answerFirst(condition: string): string {
+  return [
+    "    for (const result of composed.results) {",
+    "      const outcome = result.threw ? undefined : (result.outcome as { verdict?: { allowed: boolean } });",
+    "      const verdict = outcome?.verdict;",
+    `      if (verdict !== undefined && ${condition})`,
+    "        line.answer(result.task, () => result.task.resolve(outcome));",
+    "    }",
+    COMPOSED,
+  ].join("\n");
+}
+
 /**
  * The mistakes that the design warns of, one by one. A model that lets one of them pass proves nothing about the
  * others. When the source changes under an entry, its text no longer matches and the test says so.
@@ -29,23 +45,25 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: "an unanswered attempt counts as lost before the version has passed",
-    file: "live-document.ts",
-    find: "if (unanswered.every(({ write }) => write.expected >= document.version)) return;",
+    file: "unanswered.ts",
+    find:
+      "if (attempts.every(({ before }) => (before.get(anchorId)?.version ?? 0) >= anchor.version))\n" +
+      "        return NOTHING;",
     replace: "",
     profiles: ["lossy", "outages"],
     caughtBy: [...BOOKS, "allowances-are-held", "documents-are-sound", "edits-are-stored"],
   },
   {
     name: "a lost race is believed, though a copy of the request may have won",
-    file: "live-document.ts",
-    find: "if (attempt.changes) unanswered.push(attempt);\n    try {",
-    replace: "try {",
+    file: "live-group.ts",
+    find: "if (attempt.changes) unanswered.add(attempt);\n    const ids",
+    replace: "const ids",
     profiles: ["lossy"],
     caughtBy: [...BOOKS, "documents-are-sound"],
   },
   {
     name: "what a request was promised after its 503 is not undone",
-    file: "live-document.ts",
+    file: "live-group.ts",
     find: "if (isUndone) postUndo(",
     replace: 'if (isUndone && task.state !== "given up") postUndo(',
     profiles: ["lossy"],
@@ -53,14 +71,9 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: "allowed before it is written",
-    file: "live-document.ts",
-    find: "    const seq = surroundings.nextSeq();\n",
-    replace:
-      "    for (const result of results) {\n" +
-      "      const outcome = result.threw ? undefined : (result.outcome as { verdict?: { allowed: boolean } } | undefined);\n" +
-      "      if (outcome?.verdict?.allowed) answer(result.task, () => result.task.resolve(outcome));\n" +
-      "    }\n" +
-      "    const seq = surroundings.nextSeq();\n",
+    file: "live-group.ts",
+    find: COMPOSED,
+    replace: answerFirst("composed.changes && verdict.allowed"),
     profiles: ["calm"],
     caughtBy: [
       "allowances-are-held",
@@ -72,65 +85,52 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: "allowed by the cache, without the check that confirms it",
-    file: "live-document.ts",
-    find: "    if (!changes) return {",
-    replace:
-      "    if (!changes) {\n" +
-      "      for (const result of results) {\n" +
-      "        const outcome = result.threw ? undefined : (result.outcome as { verdict?: { allowed: boolean } } | undefined);\n" +
-      "        if (outcome?.verdict?.allowed) answer(result.task, () => result.task.resolve(outcome));\n" +
-      "      }\n" +
-      "    }\n" +
-      "    if (!changes) return {",
+    file: "live-group.ts",
+    find: COMPOSED,
+    replace: answerFirst("!composed.changes && verdict.allowed"),
     profiles: ["calm"],
     caughtBy: ["allowance-is-right"],
   },
   {
     name: "refused by the cache, without the check that confirms it",
-    file: "live-document.ts",
-    find: "    if (!changes) return {",
-    replace:
-      "    if (!changes) {\n" +
-      "      for (const result of results) {\n" +
-      "        const outcome = result.threw ? undefined : (result.outcome as { verdict?: { allowed: boolean } } | undefined);\n" +
-      "        if (outcome?.verdict?.allowed === false) answer(result.task, () => result.task.resolve(outcome));\n" +
-      "      }\n" +
-      "    }\n" +
-      "    if (!changes) return {",
+    file: "live-group.ts",
+    find: COMPOSED,
+    replace: answerFirst("!composed.changes && !verdict.allowed"),
     profiles: ["calm"],
     caughtBy: ["refusal-is-right"],
   },
   {
     name: "refused in phase 1 by what was cached",
     file: "authorizer.ts",
-    find: "    const record = await commit.fetch(keyId);",
-    replace: "    const record = commit.cached(keyId) ?? (await commit.fetch(keyId));",
+    find: "    const documents = await commit.fetch(subject);",
+    replace: "    const documents = commit.cached(subject) ?? (await commit.fetch(subject));",
     profiles: ["calm"],
     caughtBy: ["refusal-is-right"],
   },
   {
     name: "settles are dropped with the race they lost",
-    file: "live-document.ts",
+    file: "live-group.ts",
     find: "    lostRaces += 1;\n",
     replace:
       "    lostRaces += 1;\n" +
-      "    for (const task of waiting) if (task.options.isFact) answer(task, () => task.resolve(undefined));\n" +
-      "    dropFinished();\n",
+      "    for (const task of line.waiting())\n" +
+      "      if (task.options.isFact) line.answer(task, () => task.resolve(undefined));\n" +
+      "    line.dropFinished();\n",
     profiles: ["calm"],
     caughtBy: ["settle-is-stored", "no-stuck-hold"],
   },
   {
     name: "a settle resolves before it is stored",
-    file: "authorizer.ts",
-    find: "ended = nothingToBook ? Promise.resolve() : commit.post(keyId, ending(reservation, actual));",
+    file: "decision.ts",
+    find: "if (!isFree) return commit.post(subject, endingStep(reservation, ending));",
     replace:
-      "ended = Promise.resolve();\n        if (!nothingToBook) void commit.post(keyId, ending(reservation, actual));",
+      "if (!isFree) {\n        void commit.post(subject, endingStep(reservation, ending));\n        return Promise.resolve();\n      }",
     profiles: ["calm"],
     caughtBy: ["settle-is-stored"],
   },
   {
     name: "ending twice books twice",
-    file: "authorizer.ts",
+    file: "decision.ts",
     find: "if (ended === undefined) {",
     replace: "{",
     profiles: ["calm"],
@@ -138,31 +138,31 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: "a collected hold is not remembered",
-    file: "quota.ts",
-    find: "    collected: { ...record.collected, ...Object.fromEntries(collected) },",
-    replace: "    collected: record.collected,",
+    file: "expiry.ts",
+    find: "    collected: { ...ledger.collected, ...Object.fromEntries(collected) },",
+    replace: "    collected: ledger.collected,",
     profiles: ["pauses", "crashes"],
     caughtBy: ["holds-end-once"],
   },
   {
     name: "a collected hold is charged and given back, too",
-    file: "quota.ts",
-    find: "    nodes: without(record.nodes, names),\n    collected: { ...record.collected,",
-    replace: "    nodes: record.nodes,\n    collected: { ...record.collected,",
+    file: "expiry.ts",
+    find: "    nodes: without(ledger.nodes, names),\n    collected: { ...ledger.collected,",
+    replace: "    nodes: ledger.nodes,\n    collected: { ...ledger.collected,",
     profiles: ["pauses", "crashes"],
     caughtBy: ["holds-end-once", "no-double-charge", "no-lost-charge", "no-stuck-hold", "never-overspent"],
   },
   {
     name: "a correction does not take back what the collection charged",
-    file: "quota.ts",
-    find: 'const uncharged = entry.mode === "charge" ? book(reopened, held, -1) : reopened;',
-    replace: "const uncharged = reopened;",
+    file: "ledger.ts",
+    find: 'return { ledger: { ...reopened, used: takenBack(ledger.used, amounts) }, found: "charged" };',
+    replace: 'return { ledger: reopened, found: "charged" };',
     profiles: ["pauses"],
     caughtBy: ["no-double-charge", "never-overspent"],
   },
   {
     name: "a spent identity is used again",
-    file: "live-document.ts",
+    file: "live-group.ts",
     find: "if (wasThere || record.collected[node] !== undefined) node = surroundings.identity(true);",
     replace: "",
     profiles: ["pauses", "churn"],
@@ -176,15 +176,15 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: "holds are not renewed",
-    file: "live-document.ts",
-    find: "renewDue ||= entry.renewByMs - session.now() < (holdMs * 2) / 3;",
+    file: "live-group.ts",
+    find: "if (entry.renewByMs - session.now() < (holdMs * 2) / 3) renewals.add(id);",
     replace: "",
     profiles: ["calm"],
     caughtBy: ["renewed-in-time"],
   },
   {
     name: "ended requests stay in flight",
-    file: "quota.ts",
+    file: "ledger.ts",
     find: "open: live.open - 1,",
     replace: "open: live.open,",
     profiles: ["calm"],
@@ -193,22 +193,22 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "what is held is not counted against the quota",
     file: "quota.ts",
-    find: "if (left - heldBy(record) < cost) return",
-    replace: "if (left < cost) return",
+    find: 'return holds === "held" ? left - heldOf(ledger, name) : left;',
+    replace: "return left;",
     profiles: ["calm"],
     caughtBy: ["never-overspent"],
   },
   {
     name: "a clock that steps back revives an expired key",
     file: "policy.ts",
-    find: "return Math.max(record.latestMs, now);",
+    find: "return Math.max(latestMs, now);",
     replace: "return now;",
     profiles: ["clocks"],
     caughtBy: ["allowance-is-right"],
   },
   {
     name: "what was decided by a wrong clock is kept",
-    file: "live-document.ts",
+    file: "live-group.ts",
     find: "const isUnsound = wasDecidedByWrongTime(attempt) || session.now() >= attempt.holdUntilMs;",
     replace: "const isUnsound = false;",
     profiles: ["clocks"],
@@ -217,17 +217,17 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "buckets drain twice as fast",
     file: "limits.ts",
-    find: "bucket.level - elapsedMs * limit.requests",
-    replace: "bucket.level - 2 * elapsedMs * limit.requests",
+    find: "bucket.level - elapsedMs * rateOf(limit)",
+    replace: "bucket.level - 2 * elapsedMs * rateOf(limit)",
     profiles: ["calm"],
     caughtBy: ["buckets-are-kept", "never-too-fast"],
   },
   {
     name: "the cache drops the document it hands out",
     file: "group-commit.ts",
-    find: "    documents.set(keyId, document);\n    return document;",
+    find: "      recent.set(id, group);\n    }\n    return group;",
     replace:
-      "    documents.set(keyId, document);\n    if (documents.size > cacheSize) evict();\n    return document;",
+      "      recent.set(id, group);\n    }\n    if (recent.size > cacheSize) evict(recent.size - cacheSize);\n    return group;",
     profiles: ["pauses", "hours", "lossy"],
     caughtBy: [...BOOKS, "store-contract", "documents-are-sound"],
   },
@@ -242,8 +242,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "allowed after the instance has settled what was open",
     file: "authorizer.ts",
-    find: 'if (closing !== "drained") return decision;',
-    replace: "if (decision) return decision;",
+    find: 'if (closing !== "drained") {',
+    replace: "if (decision) {",
     profiles: ["slow", "outages", "lossy"],
     caughtBy: BOOKS,
   },

@@ -1,13 +1,13 @@
 import type { Statistics } from "./account.js";
 import { storeClock } from "./clock.js";
-import { connect, type Fault, type Surroundings } from "./network.js";
 import { createOracle } from "./oracle.js";
+import { createProcesses, type Process, SETTLED_MS } from "./processes.js";
 import { randomFrom } from "./random.js";
 import { drawKeyPlan, drawScenario, PROFILES, type Profile } from "./scenario.js";
-import type { CreateSubject } from "./subject.js";
-import { createTimeline, drain } from "./timeline.js";
+import type { CreateSubject, Subject } from "./subject.js";
+import { createTimeline } from "./timeline.js";
 import { trueStore } from "./true-store.js";
-import { createWorkload, digestOf, type ModelKey, type Process } from "./workload.js";
+import { createWorkload, digestOf, type ModelKey } from "./workload.js";
 
 export interface Run {
   readonly seed: number;
@@ -33,8 +33,6 @@ export interface Violation {
 
 const START_MS = Date.UTC(2026, 0, 1);
 const TRACE_LENGTH = 40;
-/** Longer than anything the package may still be doing when all is well. */
-const SETTLED_MS = 120_000;
 /** Longer than the latest message takes. */
 const LATEST_MS = 600_000;
 
@@ -53,10 +51,7 @@ export async function simulate(
   const clock = storeClock(START_MS);
   const timeline = createTimeline(random, traceLength, () => violation !== undefined);
   const { nowMs, step, note, schedule, advance, advanceBy } = timeline;
-  const processes: Process[] = [];
   let violation: Violation | undefined;
-  let travelling = 0;
-  let isFaulty = false;
   let isWindingDown = false;
 
   const oracle = createOracle({
@@ -69,10 +64,25 @@ export async function simulate(
     statistics,
     fail,
   });
-  const workload = createWorkload({ random, scenario, timeline, clock, oracle, running, fail });
-  const { keys, anyProcess, inputOf, addKey, arrive, request, edit } = workload;
   let writer = "";
   const store = trueStore((document) => oracle.written(writer, document));
+  const processes = createProcesses<Subject>({
+    ...{ random, scenario, timeline, clock, create, count, fail },
+    storeOf: (name) => ({
+      read: (ids) => store.read(ids),
+      write(groups) {
+        writer = name;
+        return store.write(groups);
+      },
+    }),
+    isOver: () => violation !== undefined,
+    onSent: (name, call) => "write" in call && oracle.sent(name, call.write),
+    onStarted: oracle.processStarted,
+    onCrashed: oracle.processCrashed,
+  });
+  const { start, running, any: anyProcess, crash, pause, jump, cutOff, settled } = processes;
+  const workload = createWorkload({ random, scenario, timeline, clock, oracle, processes, fail });
+  const { keys, inputOf, addKey, arrive, request, edit } = workload;
 
   await begin();
   while (violation === undefined && step() < steps) await advance();
@@ -80,7 +90,7 @@ export async function simulate(
   return { steps: step(), statistics, violation };
 
   async function begin(): Promise<void> {
-    for (let started = 0; started < scenario.processes; started++) startProcess();
+    for (let started = 0; started < scenario.processes; started++) start();
     const plans = Array.from({ length: scenario.keys }, () => drawKeyPlan(random, scenario));
     for (const plan of plans) {
       const process = anyProcess();
@@ -88,7 +98,7 @@ export async function simulate(
       if (issued !== undefined) addKey(process, plan, issued);
     }
     const { editGapMs, crashGapMs, pauseGapMs, jumpGapMs, outageGapMs, closeGapMs, flushGapMs } = scenario;
-    isFaulty = true;
+    processes.setFaulty(true);
     repeat(requestGap, "requests", arrive);
     repeat(() => editGapMs, "edit", edit);
     repeat(() => crashGapMs, "crash", crash);
@@ -123,104 +133,11 @@ export async function simulate(
     statistics[name] = (statistics[name] ?? 0) + 1;
   }
 
-  // ── processes ───────────────────────────────────────────────────────────────────────────────────────────────
-
-  function startProcess(): Process {
-    const name = `p${processes.length + 1}`;
-    const own = random.fork();
-    const monotonicOffset = random.between(0, 1_000_000);
-    const process = { name, state: "running", pausedUntilMs: 0, cutOffUntilMs: 0 } as Process;
-    const surroundings: Surroundings = {
-      scenario,
-      store: {
-        read: (ids) => store.read(ids),
-        write(groups) {
-          writer = name;
-          return store.write(groups);
-        },
-      },
-      clock,
-      nowMs,
-      inNetwork(delayMs, label, run) {
-        travelling += 1;
-        schedule(delayMs, undefined, `${name} ${label}`, () => {
-          travelling -= 1;
-          run();
-        });
-      },
-      inProcess: (delayMs, label, run) => void schedule(delayMs, process, label, run),
-      isFaulty: () => isFaulty,
-      isCutOff: () => process.cutOffUntilMs > nowMs(),
-      onSent: (call) => "write" in call && oracle.sent(name, call.write),
-      onFault: (fault: Fault) => count(fault),
-    };
-    process.subject = create({
-      store: connect(surroundings, random.fork()),
-      runtime: {
-        monotonicMs: () => nowMs() + monotonicOffset,
-        setTimer(run, ms) {
-          const timer = schedule(Math.max(0, ms), process, `timer of ${Math.round(ms)} ms`, run);
-          return () => {
-            timer.isCancelled = true;
-          };
-        },
-        random: own.next,
-        randomBytes: (size) => Uint8Array.from({ length: size }, () => own.between(0, 255)),
-      },
-      holdMs: scenario.holdMs,
-      storeTimeoutMs: scenario.storeTimeoutMs,
-      drainMs: 1_000,
-      requestTimeoutMs: 86_400_000,
-      cacheSize: scenario.cacheSize,
-    });
-    processes.push(process);
-    oracle.processStarted(name);
-    return process;
-  }
-
-  function running(): readonly Process[] {
-    return processes.filter(({ state }) => state === "running");
-  }
-
-  // ── what happens to them ────────────────────────────────────────────────────────────────────────────────────
-
-  function crash(): void {
-    const process = anyProcess();
-    process.state = "crashed";
-    oracle.processCrashed(process.name);
-    count("crashes");
-    note(`${process.name} crashes`);
-    startProcess();
-  }
-
-  function pause(): void {
-    const process = anyProcess();
-    if (process.pausedUntilMs > nowMs()) return;
-    const pausedMs = random.between(10, random.chance(0.3) ? scenario.longestPauseMs : scenario.holdMs);
-    process.pausedUntilMs = nowMs() + pausedMs;
-    count("pauses");
-    note(`${process.name} stands still for ${pausedMs} ms`);
-  }
-
-  function jump(): void {
-    const longest = random.chance(0.5) ? scenario.longestJumpMs : 4_000;
-    const byMs = random.between(-longest, longest);
-    clock.jump(nowMs(), byMs);
-    count("jumps");
-    note(`the store's clock jumps by ${byMs} ms`);
-  }
-
-  function cutOff(): void {
-    const victims = random.chance(0.3) ? running() : [anyProcess()];
-    const ms = random.gap(3_000);
-    for (const process of victims) process.cutOffUntilMs = nowMs() + ms;
-    count("outages");
-    note(`${victims.map(({ name }) => name).join(" ")} cannot reach the store for ${ms} ms`);
-  }
+  // ── what happens to processes ───────────────────────────────────────────────────────────────────────────────
 
   function close(): void {
     const process = anyProcess();
-    startProcess();
+    start();
     count("closes");
     note(`${process.name} closes`);
     process.state = "closing";
@@ -264,15 +181,15 @@ export async function simulate(
   /** No more faults; everyone gets the time to finish; then the dead's holds expire and the books are judged. */
   async function windDown(): Promise<void> {
     isWindingDown = true;
-    isFaulty = false;
+    processes.setFaulty(false);
     note("the run winds down");
     // Documents that have seen the future are a fault until the clock has caught up with them.
     clock.jump(nowMs(), Math.max(0, clock.latest(nowMs()) - clock.at(nowMs())));
-    await advanceBy(Math.max(0, ...processes.map(({ pausedUntilMs }) => pausedUntilMs - nowMs())));
+    await advanceBy(Math.max(0, ...processes.all.map(({ pausedUntilMs }) => pausedUntilMs - nowMs())));
     workload.hurry();
     // Late messages arrive, and whoever waits for an answer gets one.
     const untilMs = nowMs() + LATEST_MS;
-    while (violation === undefined && nowMs() < untilMs && (travelling > 0 || oracle.isWaiting()))
+    while (violation === undefined && nowMs() < untilMs && (processes.isBusy() || oracle.isWaiting()))
       await advanceBy(5_000);
     await advanceBy(12_000);
     oracle.judgeAnswers();
@@ -282,14 +199,14 @@ export async function simulate(
         fail("calls-succeed-in-the-end", `${unwritten} unwritten in the end`);
     }
     await advanceBy(3 * scenario.holdMs);
-    const fresh = startProcess();
+    const fresh = start();
     for (const key of keys) await touch(fresh, key);
     await settled(fresh.subject.flush(SETTLED_MS / 2), "the last flush");
     if (violation === undefined) oracle.finish();
   }
 
   /** A request that nothing forbids, so that the key is written once more and what expired is collected. */
-  async function touch(process: Process, key: ModelKey): Promise<void> {
+  async function touch(process: Process<Subject>, key: ModelKey): Promise<void> {
     if (oracle.bodyOf(key.id)?.policy.state === "revoked") return;
     const { keys: keyring } = process.subject;
     const what = `the last edit of ${key.id}`;
@@ -314,22 +231,5 @@ export async function simulate(
     if (statistics["allowed"] === openBefore)
       fail("calls-succeed-in-the-end", `${key.id} cannot be used any more`);
     await advanceBy(5_000);
-  }
-
-  async function settled<T>(promise: Promise<T>, what: string): Promise<T | undefined> {
-    let result: { value: T } | undefined;
-    promise.then(
-      (value) => {
-        result = { value };
-      },
-      (error) => fail("calls-succeed-in-the-end", `${what}: ${String(error)}`),
-    );
-    const untilMs = nowMs() + SETTLED_MS;
-    await drain();
-    while (result === undefined && violation === undefined) {
-      if (nowMs() > untilMs) fail("calls-succeed-in-the-end", `${what} does not come to an end`);
-      else await advance();
-    }
-    return result?.value;
   }
 }

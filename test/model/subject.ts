@@ -4,7 +4,9 @@ import type { Store } from "../../src/store.js";
  * What the simulator drives, by its shape alone: the package itself, a deliberately broken copy of it, or anything
  * else that makes the same promises.
  */
-export type CreateSubject = (options: {
+export type CreateSubject = (options: SubjectOptions) => Subject;
+
+export interface SubjectOptions {
   readonly store: Store;
   readonly runtime: SubjectRuntime;
   readonly holdMs: number;
@@ -12,7 +14,7 @@ export type CreateSubject = (options: {
   readonly drainMs: number;
   readonly requestTimeoutMs: number;
   readonly cacheSize: number;
-}) => Subject;
+}
 
 export interface SubjectRuntime {
   monotonicMs(): number;

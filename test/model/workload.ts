@@ -4,20 +4,13 @@ import type { ModelEdit, ModelRequest } from "./account.js";
 import type { Body } from "./body.js";
 import type { StoreClock } from "./clock.js";
 import type { Oracle } from "./oracle.js";
+import type { Process as AnyProcess, Processes } from "./processes.js";
 import type { Random } from "./random.js";
 import { drawKeyPlan, type KeyPlan, type Scenario } from "./scenario.js";
 import type { Subject, SubjectDecision, SubjectSecret } from "./subject.js";
-import type { Addressee, Happening, Timeline } from "./timeline.js";
+import type { Happening, Timeline } from "./timeline.js";
 
-/** One process: an instance of the package with its own timers and its own way to the store. */
-export interface Process extends Addressee {
-  /** Set right after its creation, which already sets timers of the process. */
-  subject: Subject;
-  state: "running" | "closing" | "closed" | "crashed";
-  /** Until then nothing reaches it. */
-  pausedUntilMs: number;
-  cutOffUntilMs: number;
-}
+type Process = AnyProcess<Subject>;
 
 export interface ModelKey {
   readonly id: string;
@@ -33,7 +26,7 @@ export interface World {
   readonly timeline: Timeline;
   readonly clock: StoreClock;
   readonly oracle: Oracle;
-  running(): readonly Process[];
+  readonly processes: Processes<Subject>;
   fail(invariant: string, detail: string): void;
 }
 
@@ -58,16 +51,13 @@ const MOST_KEYS = 8;
 const MOST_TIMEOUTS = 12;
 
 /** The people and programs that use the keys: requests and their ends, edits and their outcomes. */
-export function createWorkload({ random, scenario, timeline, clock, oracle, running, fail }: World) {
+export function createWorkload({ random, scenario, timeline, clock, oracle, processes, fail }: World) {
   const { nowMs, step, note, schedule } = timeline;
+  const { running, any: anyProcess } = processes;
   const keys: ModelKey[] = [];
   const handlers = new Map<ModelRequest, { process: Process; end: () => void; at: Happening }>();
   let requests = 0;
   let isHurried = false;
-
-  function anyProcess(): Process {
-    return random.pick(running());
-  }
 
   // ── requests ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -309,7 +299,7 @@ export function createWorkload({ random, scenario, timeline, clock, oracle, runn
     }
   }
 
-  return { keys, anyProcess, inputOf, addKey, arrive, request, edit, hurry };
+  return { keys, inputOf, addKey, arrive, request, edit, hurry };
 }
 
 function isIn(state: Body["policy"]["state"]): ModelEdit["took"] {

@@ -11,33 +11,35 @@ import * as expressGuard from "../../src/adapters/express.js";
 import * as fastifyGuard from "../../src/adapters/fastify.js";
 import * as honoGuard from "../../src/adapters/hono.js";
 import * as nodeGuard from "../../src/adapters/node.js";
-import type { GuardOptions } from "../../src/guard.js";
+import type { GuardOptions } from "../../src/guard-options.js";
 import type { Allowed, Keystile } from "../../src/index.js";
 
 /** What one application does on every framework: it tells what was judged and received, or ends as the path says. */
 export interface Plan {
   readonly status: number;
-  readonly chunks: readonly string[];
+  /** Default: plain text. */
+  readonly type?: string;
+  readonly chunks: Iterable<string | Uint8Array> | AsyncIterable<string | Uint8Array>;
   readonly end: "close" | "break" | "never";
+  /** Default: some time passes between two chunks. */
+  readonly isQuick?: boolean;
 }
+
+/** Makes the plan for a request that was let in. */
+export type Planner = (url: string, decision: Allowed, body: string) => Plan;
 
 /** Options that every guard has. */
-export interface Common {
-  readonly cost?: number | ((request: unknown, body: unknown) => number);
-  readonly model?: NonNullable<GuardOptions<unknown>["model"]>;
-  readonly scopes?: NonNullable<GuardOptions<unknown>["scopes"]>;
-  readonly maxBodyBytes?: number;
-}
+export type Common = Omit<GuardOptions<unknown>, "address">;
 
-export type StartServer = (gate: Keystile, options?: Common) => Promise<Server>;
+export type StartServer = (gate: Keystile, options?: Common, planner?: Planner) => Promise<Server>;
 
 export const SERVERS: Readonly<Record<string, StartServer>> = {
-  "node:http": async (gate, options = {}) => {
+  "node:http": async (gate, options = {}, planner = planOf) => {
     const guard = nodeGuard.keystile(gate, options);
     async function handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
       const decision = await guard(request, response);
       if (decision === undefined) return;
-      const plan = planOf(request.url ?? "", decision, await textOf(request));
+      const plan = planner(request.url ?? "", decision, await textOf(request));
       await play(plan, response);
     }
     return createServer((request, response) => {
@@ -48,12 +50,13 @@ export const SERVERS: Readonly<Record<string, StartServer>> = {
     });
   },
 
-  "express 5": async (gate, options = {}) => createServer(expressApp(express(), gate, options)),
+  "express 5": async (gate, options = {}, planner = planOf) =>
+    createServer(expressApp(express(), gate, options, planner)),
 
-  "express 4": async (gate, options = {}) =>
-    createServer(expressApp(express4() as unknown as ReturnType<typeof express>, gate, options)),
+  "express 4": async (gate, options = {}, planner = planOf) =>
+    createServer(expressApp(express4() as unknown as ReturnType<typeof express>, gate, options, planner)),
 
-  "fastify 5": async (gate, options = {}) => {
+  "fastify 5": async (gate, options = {}, planner = planOf) => {
     const app = fastify({ bodyLimit: 50_000_000, forceCloseConnections: true });
     await app.register(fastifyGuard.keystile, { gate, ...options });
     // As a proxy has it: whatever comes, as bytes.
@@ -61,7 +64,7 @@ export const SERVERS: Readonly<Record<string, StartServer>> = {
     app.addContentTypeParser("*", { parseAs: "buffer" }, (_request, body, done) => done(null, body));
     app.setErrorHandler((error: Error, _request, reply) => reply.code(500).send(error.message));
     app.all("*", async (request, reply) => {
-      const plan = planOf(request.originalUrl, request.keystile, String(request.body ?? ""));
+      const plan = planner(request.originalUrl, request.keystile, String(request.body ?? ""));
       reply.hijack();
       for (const [name, value] of Object.entries(reply.getHeaders()))
         reply.raw.setHeader(name, String(value));
@@ -71,19 +74,19 @@ export const SERVERS: Readonly<Record<string, StartServer>> = {
     return app.server;
   },
 
-  hono: async (gate, options = {}) => {
+  hono: async (gate, options = {}, planner = planOf) => {
     const app = new Hono<honoGuard.KeystileEnv>();
     app.onError((error, c) => c.text(error.message, 500));
     app.use(honoGuard.keystile(gate, options));
     app.all("*", async (c) => {
       const url = (c.env as { incoming: IncomingMessage }).incoming.url ?? "";
-      const { status, chunks, end } = planOf(url, c.get("keystile"), await c.req.text());
-      const steps = [...chunks];
+      const plan = planner(url, c.get("keystile"), await c.req.text());
+      const { status, type = "text/plain", end } = plan;
+      const steps = stepsOf(plan);
       const body = new ReadableStream<Uint8Array>({
         async pull(controller) {
-          const step = steps.shift();
-          await pause();
-          if (step !== undefined) return controller.enqueue(new TextEncoder().encode(step));
+          const { value, done } = await steps.next();
+          if (!done) return controller.enqueue(value);
           if (end === "break") return controller.error(new Error("broken"));
           if (end === "close") return controller.close();
           return new Promise(() => {});
@@ -91,19 +94,24 @@ export const SERVERS: Readonly<Record<string, StartServer>> = {
       });
       return new Response(status === 204 ? null : body, {
         status,
-        headers: { "content-type": "text/plain" },
+        headers: { "content-type": type },
       });
     });
     return createAdaptorServer({ fetch: app.fetch }) as Server;
   },
 };
 
-function expressApp(app: ReturnType<typeof express>, gate: Keystile, options: Common): typeof app {
+function expressApp(
+  app: ReturnType<typeof express>,
+  gate: Keystile,
+  options: Common,
+  planner: Planner,
+): typeof app {
   app.use(expressGuard.keystile(gate, options));
   app.use(async (request: Request, response, next) => {
     try {
       await play(
-        planOf(request.originalUrl, expressGuard.decisionOf(request), await textOf(request)),
+        planner(request.originalUrl, expressGuard.decisionOf(request), await textOf(request)),
         response,
       );
     } catch (error) {
@@ -131,19 +139,32 @@ function planOf(url: string, decision: Allowed, body: string): Plan {
   return { status: Number(query.get("status") ?? 200), chunks, end };
 }
 
-async function play({ status, chunks, end }: Plan, response: ServerResponse): Promise<void> {
-  response.writeHead(status, { "content-type": "text/plain" });
+async function play(plan: Plan, response: ServerResponse): Promise<void> {
+  const { status, type = "text/plain", end } = plan;
+  response.writeHead(status, { "content-type": type });
   response.flushHeaders();
-  for (const chunk of status === 204 ? [] : chunks) {
-    response.write(chunk);
-    await pause();
+  if (status !== 204) {
+    for await (const chunk of stepsOf(plan)) {
+      if (!response.write(chunk)) await Promise.race([once(response, "drain"), once(response, "close")]);
+    }
   }
   if (end === "close") response.end();
   if (end === "break") response.destroy();
 }
 
+async function* stepsOf({ chunks, isQuick = false }: Plan): AsyncGenerator<Uint8Array, void> {
+  for await (const chunk of chunks) {
+    yield typeof chunk === "string" ? new TextEncoder().encode(chunk) : chunk;
+    await (isQuick ? nextTurn() : pause());
+  }
+}
+
 function pause(): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, 2));
+}
+
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
 }
 
 async function textOf(stream: AsyncIterable<unknown>): Promise<string> {

@@ -28,6 +28,8 @@ const SCENES = [
   ["quota", [200, 200, 402]],
   ["revoked", [200, 401, 401]],
   ["rotated", [200, 200, 401, 200]],
+  ["metered", [200, 200]],
+  ["subscription", [200, 200, 402, 200]],
   ["outage", [503, 200]],
   ["restarted", [200, 200]],
 ] as const;
@@ -66,11 +68,13 @@ describe("has one line for the scene", () => {
 test("shows what the statuses alone do not tell", () => {
   expect(printed).toContain("200 9 events, the last is [DONE]");
   expect(printed).toContain("429 rate_limit_exceeded (Retry-After 8)");
+  expect(printed).toContain("200, 200, claude-demo 93, gpt-demo 50");
+  expect(printed).toContain("402 quota_exceeded, 1 left, 200");
   expect(printed).toContain("200, all booked, 200");
 });
 
 test("shows no secret, not even a made-up one", () => {
-  expect(printed).not.toMatch(/sk-[A-Za-z0-9]{20,}/);
+  expect(printed).not.toMatch(/sk-(?:sub-)?[A-Za-z0-9]{20,}/);
 });
 
 test("is read in 100 columns, and has no colours where there is no terminal", () => {

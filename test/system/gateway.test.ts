@@ -1,8 +1,9 @@
 import { once } from "node:events";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
+import Anthropic from "@anthropic-ai/sdk";
 import { createAdaptorServer } from "@hono/node-server";
-import { createKeystile, type IssueInput, type Keystile } from "keystile";
+import { createKeystile, fixedPrice, type IssueInput, type Keystile, type Prices } from "keystile";
 import { memoryStore } from "keystile/memory";
 import OpenAI, {
   APIError,
@@ -15,6 +16,7 @@ import OpenAI, {
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { createGateway } from "../../examples/gateway/gateway.ts";
 import { startModelServer } from "../../examples/gateway/model-server.ts";
+import { demoPrices } from "../../examples/gateway/prices.ts";
 import { breakable } from "./breakable-store.js";
 
 /*
@@ -27,22 +29,36 @@ const HOUR_MS = 3_600_000;
 let modelServer: Awaited<ReturnType<typeof startModelServer>>;
 let keystile: Keystile;
 let server: Server;
+let meteredServer: Server;
+/** Where every request costs 1, and where tokens are charged for. */
 let url: string;
+let meteredUrl: string;
 let storeIsDown = false;
+/** The clock of the store, ahead of time by this much. */
+let aheadMs = 0;
 
 beforeAll(async () => {
   modelServer = await startModelServer({ apiKey: "provider-key" });
-  keystile = createKeystile({ store: breakable(memoryStore(), () => storeIsDown), drainMs: 0 });
-  const app = createGateway({ keystile, upstream: { url: modelServer.url, apiKey: "provider-key" } });
-  server = createAdaptorServer({ fetch: app.fetch }) as Server;
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const store = memoryStore({ clock: () => Date.now() + aheadMs });
+  keystile = createKeystile({ store: breakable(store, () => storeIsDown), drainMs: 0 });
+  [server, url] = await serve(fixedPrice(1));
+  [meteredServer, meteredUrl] = await serve(demoPrices);
 });
 
+async function serve(prices: Prices): Promise<[Server, string]> {
+  const upstream = { url: modelServer.url, apiKey: "provider-key" };
+  const app = createGateway({ keystile, upstream, prices });
+  const listening = createAdaptorServer({ fetch: app.fetch }) as Server;
+  listening.listen(0, "127.0.0.1");
+  await once(listening, "listening");
+  return [listening, `http://127.0.0.1:${(listening.address() as AddressInfo).port}`];
+}
+
 afterAll(async () => {
-  server.close();
-  server.closeAllConnections();
+  for (const listening of [server, meteredServer]) {
+    listening.close();
+    listening.closeAllConnections();
+  }
   modelServer.close();
   expect(await keystile.close()).toEqual({ unwritten: 0 });
 });
@@ -371,6 +387,7 @@ describe("what does not, in the words of the official client", () => {
     const app = createGateway({
       keystile: gate,
       upstream: { url: `http://127.0.0.1:${port}`, apiKey: "provider-key" },
+      prices: fixedPrice(1),
     });
     const response = await app.request(`/v1/models?limit=2&key=${secret}&after_id=a%20b`);
     expect([response.status, await response.json()]).toEqual([200, { data: [] }]);
@@ -389,4 +406,90 @@ describe("what does not, in the words of the official client", () => {
     const response = await fetch(url + path, { method: "POST", body: JSON.stringify(hello) });
     expect([401, 404]).toContain(response.status);
   });
+});
+
+describe("money", () => {
+  const question = { model: "gpt-demo", messages: [{ role: "user" as const, content: "Hello" }] };
+
+  test("a stream of OpenAI's client is billed by its tokens, and has no chunk that it had not asked for", async () => {
+    const { secret, id } = await issue({ quota: 1_000_000 });
+    const openai = new OpenAI({ apiKey: secret, baseURL: `${meteredUrl}/v1` });
+    const chunks = [];
+    for await (const chunk of await openai.chat.completions.create({ ...question, stream: true }))
+      chunks.push(chunk);
+    expect(chunks.every(({ choices, usage }) => choices.length === 1 && !usage)).toBe(true);
+    // 1 token in at 2, 6 out at 8 millionths of a dollar.
+    await expectUsed(id, 50);
+    const { rows } = await keystile.usage.query({ keyId: id });
+    expect(rows).toMatchObject([
+      { model: "gpt-demo", outcome: "settled", requests: 1, cost: 50, inputTokens: 1, outputTokens: 6 },
+    ]);
+  });
+
+  test("one that was asked for stays", async () => {
+    const { secret } = await issue({ quota: 1_000_000 });
+    const openai = new OpenAI({ apiKey: secret, baseURL: `${meteredUrl}/v1` });
+    const asked = { ...question, stream: true, stream_options: { include_usage: true } } as const;
+    let total: number | undefined;
+    for await (const { usage } of await openai.chat.completions.create(asked))
+      total = usage?.total_tokens ?? total;
+    expect(total).toBe(7);
+  });
+
+  test("a stream of Anthropic's client is billed by its tokens", async () => {
+    const { secret, id } = await issue({ quota: 1_000_000 });
+    const anthropic = new Anthropic({ apiKey: secret, baseURL: meteredUrl });
+    const message = { ...question, model: "claude-demo", max_tokens: 64 };
+    const { usage } = await anthropic.messages.stream(message).finalMessage();
+    expect(usage).toMatchObject({ input_tokens: 1, output_tokens: 6 });
+    // 1 token in at 3, 6 out at 15.
+    await expectUsed(id, 93);
+  });
+
+  test("a subscription runs dry, spills over into the balance, hits its cap, and begins anew", async () => {
+    const { accounts } = keystile;
+    const { id } = await accounts.open({ payAsYouGo: { capPerCycle: 1 } });
+    await accounts.credit(id, { id: "first", amount: 10 });
+    const { secret } = await accounts.subscribe(id, { plan: { name: "one", allowance: 1 } });
+    const balance = async () => (await accounts.get(id))?.balance.remaining;
+    const { openai } = client(secret);
+    await ask(openai);
+    await vi.waitFor(async () => expect((await accounts.get(id))?.subscription?.quota.used).toBe(1));
+    expect(await balance()).toBe(10);
+    await ask(openai);
+    await vi.waitFor(async () =>
+      expect((await accounts.get(id))?.balance).toMatchObject({ used: 1, held: 0 }),
+    );
+    const error = await failure(ask(openai));
+    expect(error).toMatchObject({ status: 402, code: "quota_exceeded" });
+    const view = await accounts.get(id);
+    expect(error.error).toMatchObject({ details: { reset_at: view?.subscription?.currentCycle.endsAt } });
+    expect(await standingOf(secret)).toMatchObject({
+      state: "active",
+      quota: { limit: 1, used: 1, remaining: 0 },
+      subscription: { status: "active", payAsYouGo: { limit: 1, used: 1, remaining: 0 } },
+    });
+    aheadMs += 32 * 24 * HOUR_MS;
+    expect(await standingOf(secret)).toMatchObject({ quota: { used: 0, remaining: 1 } });
+    await ask(openai);
+    await vi.waitFor(async () => expect((await accounts.get(id))?.subscription?.quota.used).toBe(1));
+    expect(await balance()).toBe(9);
+  });
+
+  test("a key that is used up, or has expired, still learns how it stands; one that is revoked does not", async () => {
+    const { secret, id } = await issue({ quota: 1, expiresAt: Date.now() + aheadMs + HOUR_MS });
+    await ask(client(secret).openai);
+    await expectUsed(id, 1);
+    expect(await standingOf(secret)).toMatchObject({ state: "active", quota: { remaining: 0 } });
+    aheadMs += 2 * HOUR_MS;
+    expect(await standingOf(secret)).toMatchObject({ state: "expired" });
+    await keystile.keys.revoke(id);
+    expect(await standingOf(secret)).toMatchObject({ error: { code: "invalid_api_key" } });
+  });
+
+  async function standingOf(secret: string): Promise<unknown> {
+    const response = await fetch(`${url}/v1/key`, { headers: { "x-api-key": secret } });
+    expect(response.headers.get("cache-control")).toBe("no-store");
+    return response.json();
+  }
 });

@@ -15,7 +15,7 @@ import { afterEach, beforeEach, expect, test } from "vitest";
 
 const START = fileURLToPath(new URL("../../examples/gateway/start.ts", import.meta.url));
 const READY = "Stop with Ctrl+C.";
-const SECRET = /sk-[A-Za-z0-9]{32,}/g;
+const SECRET = /sk-(?:sub-)?[A-Za-z0-9]{32,}/g;
 
 let folder: string;
 let running: ChildProcess | undefined;
@@ -89,7 +89,7 @@ test("the printed lines work as they are, and stopping says what was used", asyn
     return context.skip(why);
   }
   const { printed, stop } = await start();
-  expect(printed).toContain("100 of 100 requests are left");
+  expect(printed).toContain("allows\n$0.100000 a day, $0.100000 of it are left; then up to $0.050000 a day");
   expect(printed.match(SECRET)).toHaveLength(1);
 
   const stdout = runInShell(commands(printed));
@@ -99,10 +99,15 @@ test("the printed lines work as they are, and stopping says what was used", asyn
   expect(stdout).toContain("data: [DONE]");
   expect(stdout).toContain("HTTP/1.1 403 Forbidden");
   expect(stdout).toContain('"code":"model_access_denied"');
+  // Two answers of gpt-demo and one of claude-demo, by their tokens.
+  expect(stdout).toContain('"used":193,"held":0,"remaining":99807');
 
   const stopped = await stop("SIGTERM");
   expect(stopped.exit).toBe(0);
-  expect(stopped.printed).toContain("Stopped. 3 of 100 requests used, 0 held, 0 not written.");
+  expect(stopped.printed).toContain(
+    "Stopped. $0.000193 of the day's allowance used, $0.000000 paid from the balance,",
+  );
+  expect(stopped.printed).toContain("$0.000000 held, 0 not written.");
   expect(stopped.printed.match(SECRET)).toHaveLength(1);
 });
 
@@ -130,14 +135,14 @@ test("started again on the same file, it keeps one key and its counters, and bot
   const second = await start();
   const [secondSecret] = second.printed.match(SECRET) ?? [];
   expect(second.printed).toContain("The key in this file got a new secret");
-  expect(second.printed).toContain("99 of 100 requests are left");
+  expect(second.printed).toContain("$0.099950 of it are left");
   expect(secondSecret).not.toBe(firstSecret);
   expect(second.printed).not.toContain(firstSecret);
   expect(await ask(second, secondSecret)).toBe(200);
   expect(await ask(second, firstSecret)).toBe(200);
   const { exit, printed } = await second.stop("SIGTERM");
   expect(exit).toBe(0);
-  expect(printed).toContain("Stopped. 3 of 100 requests used, 0 held");
+  expect(printed).toContain("Stopped. $0.000150 of the day's allowance used");
 });
 
 test("stopped while a stream of a provider of one's own is open, it waits a little, settles it and exits", async () => {
@@ -168,7 +173,9 @@ test("stopped while a stream of a provider of one's own is open, it waits a litt
 
   const stopped = await stop("SIGTERM");
   expect(stopped.exit).toBe(0);
-  expect(stopped.printed).toContain("Stopped. 1 of 100 requests used, 0 held, 0 not written.");
+  // The stream had told nothing, so the estimate stands: 47 bytes in and 500 tokens out of a model without a price.
+  expect(stopped.printed).toContain("Stopped. $0.020470 of the day's allowance used");
+  expect(stopped.printed).toContain("$0.000000 held, 0 not written.");
   await expect(reader?.read()).rejects.toThrow();
   provider.closeAllConnections();
   provider.close();

@@ -224,7 +224,7 @@ describe("the kernel", () => {
     // @ts-expect-error
     decide({ key: record }, { facts: {} });
     // @ts-expect-error
-    evaluatePolicy(record, {});
+    evaluatePolicy({ key: record }, {});
   });
 });
 

@@ -19,10 +19,14 @@ const EDGES: Readonly<Record<string, (target: string) => boolean>> = {
 /** The only files that may import something from outside, and what. */
 const PACKAGES: Readonly<Record<string, readonly string[]>> = {
   address: ["ipaddr.js"],
-  documents: ["zod"],
+  "document-schemas": ["zod"],
   options: ["zod"],
   "policy-input": ["zod"],
+  "account-input": ["zod"],
   "invalid-options": ["zod"],
+  prices: ["zod"],
+  "usage-reports": ["zod"],
+  "event-stream": ["eventsource-parser"],
   secret: ["node:crypto"],
 };
 

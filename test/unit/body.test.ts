@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { followBody, joinBytes, readBytes } from "../../src/body.js";
+import { type BodyEnd, followBody, joinBytes, readBytes } from "../../src/body.js";
 
 describe("readBytes", () => {
   function post(body: RequestInit["body"], headers = {}): Request {
@@ -102,12 +102,28 @@ describe("followBody", () => {
     return { seen, body };
   }
 
-  async function isOver(ended: Promise<void>): Promise<boolean> {
-    await new Promise((resolve) => setTimeout(resolve, 0));
-    return Promise.race([
-      ended.then(() => true),
-      new Promise<boolean>((resolve) => setTimeout(resolve, 0, false)),
-    ]);
+  async function howEnded(ended: Promise<BodyEnd>): Promise<BodyEnd | "not yet"> {
+    await new Promise((resolve) => setImmediate(resolve));
+    return Promise.race([ended, new Promise<"not yet">((resolve) => setImmediate(resolve, "not yet"))]);
+  }
+
+  /** A meter that holds every second byte back, and notes what was asked of it. */
+  function meter() {
+    const calls: string[] = [];
+    let held: Uint8Array = new Uint8Array();
+    return {
+      calls,
+      push(bytes: Uint8Array): Uint8Array {
+        calls.push(`push ${bytes}`);
+        const passed = joinBytes([held, bytes]);
+        held = passed.slice(passed.length - (passed.length % 2));
+        return passed.slice(0, passed.length - held.length);
+      },
+      end(): Uint8Array {
+        calls.push("end");
+        return held;
+      },
+    };
   }
 
   test("passes the bytes on, and is over at the end and not before", async () => {
@@ -115,15 +131,15 @@ describe("followBody", () => {
     const reader = body.getReader();
     expect((await reader.read()).value).toBe(chunk);
     expect((await reader.read()).value).toBe(chunk);
-    expect(await isOver(ended)).toBe(false);
+    expect(await howEnded(ended)).toBe("not yet");
     expect((await reader.read()).done).toBe(true);
-    expect(await isOver(ended)).toBe(true);
+    expect(await howEnded(ended)).toBe("complete");
   });
 
   test("reads nothing ahead", async () => {
     const { body, seen } = source(chunk);
     const { ended } = followBody(body);
-    expect(await isOver(ended)).toBe(false);
+    expect(await howEnded(ended)).toBe("not yet");
     expect(seen.pulls).toBe(0);
   });
 
@@ -132,7 +148,7 @@ describe("followBody", () => {
     const reader = body.getReader();
     await reader.read();
     await expect(reader.read()).rejects.toThrow("broken");
-    expect(await isOver(ended)).toBe(true);
+    expect(await howEnded(ended)).toBe("cut");
   });
 
   test("is over when the reader gives up, before or after the first byte, and ends the source", async () => {
@@ -143,7 +159,7 @@ describe("followBody", () => {
       for (let read = 0; read < reads; read++) await reader.read();
       await reader.cancel("gone");
       expect(seen.cancelled).toBe("gone");
-      expect(await isOver(ended)).toBe(true);
+      expect(await howEnded(ended)).toBe("cut");
     }
   });
 
@@ -154,6 +170,49 @@ describe("followBody", () => {
     const pending = reader.read();
     await reader.cancel("gone");
     expect((await pending).done).toBe(true);
-    expect(await isOver(ended)).toBe(true);
+    expect(await howEnded(ended)).toBe("cut");
+  });
+
+  test("through a meter, waits for bytes to pass on, and passes on at the end what was held", async () => {
+    const metering = meter();
+    const { body: from, seen } = source(Uint8Array.of(1), Uint8Array.of(2), Uint8Array.of(3));
+    const { body, ended } = followBody(from, metering);
+    const reader = body.getReader();
+    expect((await reader.read()).value).toEqual(Uint8Array.of(1, 2));
+    expect(seen.pulls).toBe(2);
+    expect((await reader.read()).value).toEqual(Uint8Array.of(3));
+    expect((await reader.read()).done).toBe(true);
+    expect(await howEnded(ended)).toBe("complete");
+    expect(metering.calls).toEqual(["push 1", "push 2", "push 3", "end"]);
+  });
+
+  test("through a meter, passes on what was held before it breaks", async () => {
+    const metering = meter();
+    const { body, ended } = followBody(source(Uint8Array.of(1), new Error("broken")).body, metering);
+    const reader = body.getReader();
+    expect((await reader.read()).value).toEqual(Uint8Array.of(1));
+    await expect(reader.read()).rejects.toThrow("broken");
+    expect(await howEnded(ended)).toBe("cut");
+    expect(metering.calls).toEqual(["push 1", "end"]);
+  });
+
+  test("ends its meter once, before it tells, when the reader gives up at any time", async () => {
+    for (const reads of [0, 1, 2]) {
+      const metering = meter();
+      const { body, ended } = followBody(source(chunk).body, metering);
+      const told = ended.then(() => metering.calls.push("told"));
+      const reader = body.getReader();
+      for (let read = 0; read < reads; read++) await reader.read();
+      await reader.cancel("gone");
+      await told;
+      expect(metering.calls).toEqual([...(reads > 0 ? ["push 1,2,3"] : []), "end", "told"]);
+    }
+  });
+
+  test("what is no bytes passes the meter by", async () => {
+    const metering = meter();
+    const { body } = followBody(source("text" as never, chunk).body, metering);
+    expect((await body.getReader().read()).value).toBe("text");
+    expect(metering.calls).toEqual([]);
   });
 });

@@ -130,9 +130,17 @@ describe("an allowance", () => {
     });
     expect(verdict).toEqual({
       allowed: true,
-      reservation: { node: "me", held: { "key@0": 4 } },
+      reservation: { node: "me", key: { "key@0": 4 }, account: {} },
       limits: [
-        { unit: "requests", limit: 2, remaining: 1, resetAtMs: T0 + 500 },
+        {
+          unit: "requests",
+          limit: 2,
+          remaining: 1,
+          resetAtMs: T0 + 500,
+          windowMs: 1_000,
+          perWindow: 2,
+          nextInMs: 500,
+        },
         { unit: "inFlight", limit: 3, remaining: 2, resetAtMs: T0 + 1_000 },
       ],
       quota: { limit: 10, used: 0, held: 4, remaining: 6, unlimited: false },
@@ -150,7 +158,7 @@ describe("an allowance", () => {
     const documents = { key: sampleKey({ quota: 0 }) };
     const free = decide(documents, { facts: {}, cost: 0 }, T0);
     expect(free.documents).toBe(documents);
-    expect(free.verdict).toMatchObject({ allowed: true, reservation: { node: null, held: {} } });
+    expect(free.verdict).toMatchObject({ allowed: true, reservation: { node: null, key: {}, account: {} } });
   });
 
   test("of cost 0 under a limit is counted by it", () => {
@@ -178,11 +186,11 @@ describe("an allowance", () => {
   });
 
   test("keeps members it does not know", () => {
-    const future = { ...sampleKey(), alerts: [20, 10] };
-    const key = { ...future, policy: { ...future.policy, scopes: ["chat"] } };
+    const future = { ...sampleKey(), refunds: [20, 10] };
+    const key = { ...future, policy: { ...future.policy, regions: ["eu"] } };
     expect(decide({ key }, { facts: {} }, T0).documents.key).toMatchObject({
-      alerts: [20, 10],
-      policy: { scopes: ["chat"] },
+      refunds: [20, 10],
+      policy: { regions: ["eu"] },
     });
   });
 });
@@ -221,7 +229,7 @@ describe("expiry", () => {
     ["after it", T0, T0 + 1, false],
     ["the last instant there is", LATEST_TIME, T0, true],
   ])("%s", (_, expiresAtMs, now, allowed) => {
-    expect(evaluatePolicy(expiring(expiresAtMs), {}, now).allowed).toBe(allowed);
+    expect(evaluatePolicy({ key: expiring(expiresAtMs) }, {}, now).allowed).toBe(allowed);
   });
 
   test.each([
@@ -242,7 +250,7 @@ describe("expiry", () => {
     [[]],
     [new Date(T0 + 1)],
   ])("%s in a stored policy means expired, never without end", (expiresAtMs) => {
-    expect(evaluatePolicy(expiring(expiresAtMs), {}, T0)).toMatchObject({
+    expect(evaluatePolicy({ key: expiring(expiresAtMs) }, {}, T0)).toMatchObject({
       refusal: { reason: "key_expired" },
     });
   });

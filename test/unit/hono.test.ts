@@ -8,6 +8,7 @@ import type { Allowed, Decision, Refused } from "../../src/decision.js";
 import { KeystileError } from "../../src/errors.js";
 import type { Keystile } from "../../src/keystile.js";
 import type { LimitStatus } from "../../src/limits.js";
+import { fixedPrice, type Prices, tokenPrices } from "../../src/prices.js";
 import { type Reason, refuse } from "../../src/refusal.js";
 
 type GuardOptions = AnyGuardOptions<Context>;
@@ -39,8 +40,13 @@ function scriptedGate({ identify, admit, end = async () => {} }: Script = {}) {
     quota: { limit: null, used: 0, held: 1, remaining: null, unlimited: true },
     canUseModel: () => true,
     observe: (cost) => void calls.push(`observe ${cost}`),
-    settle: (cost) => {
-      calls.push(cost === undefined ? "settle" : `settle ${cost}`);
+    settle: (cost, usage) => {
+      const tokens = usage && ` for ${usage.inputTokens} and ${usage.outputTokens} tokens`;
+      calls.push(cost === undefined ? "settle" : `settle ${cost}${tokens ?? ""}`);
+      return end();
+    },
+    settleUnknown: (cost) => {
+      calls.push(`settleUnknown ${cost}`);
       return end();
     },
     void: () => {
@@ -65,6 +71,16 @@ function scriptedGate({ identify, admit, end = async () => {} }: Script = {}) {
     get keys(): never {
       throw new Error("The guard has no business with the keyring.");
     },
+    get accounts(): never {
+      throw new Error("Nor with accounts.");
+    },
+    get usage(): never {
+      throw new Error("Nor with reports.");
+    },
+    get describe(): never {
+      throw new Error("Nor with where a key stands.");
+    },
+    on: () => () => {},
     async identify(arrival) {
       calls.push("identify");
       arrivals.push(arrival);
@@ -130,7 +146,7 @@ describe("the way in", () => {
     expect(await response.text()).toBe("abc.def");
     expect(arrivals[0]?.headers).toBeInstanceOf(Headers);
     expect(arrivals[0]?.address).toBe("192.0.2.7");
-    expect(admissions).toEqual([{ model: "gpt-x", cost: 1 }]);
+    expect(admissions).toEqual([{ model: "gpt-x", cost: 1, tokens: 0 }]);
     await tick();
     expect(calls).toEqual(["identify", "admit", "handler", "settle"]);
   });
@@ -176,7 +192,7 @@ describe("the way in", () => {
   ])("%s: the model", async (_, init, model) => {
     const { app, admissions } = guarded(ok);
     await app.request("/", init);
-    expect(admissions).toEqual([{ model, cost: 1 }]);
+    expect(admissions).toEqual([{ model, cost: 1, tokens: 0 }]);
   });
 
   test("address, model and cost are read as the options say", async () => {
@@ -187,14 +203,18 @@ describe("the way in", () => {
         address: () => "198.51.100.1",
         model: (_, body) => (body as { models: string[] }).models,
         cost: async (_, body) => (body as { n: number }).n * 3,
+        tokens: async (_, body) => (body as { n: number }).n,
       },
     );
     await app.request("/", post({ models: ["a", "b"], n: 2 }));
     expect(arrivals[0]?.address).toBe("198.51.100.1");
-    expect(admissions).toEqual([{ model: ["a", "b"], cost: 6 }]);
-    const free = guarded(ok, {}, { model: () => null, cost: 0 });
+    expect(admissions).toEqual([{ model: ["a", "b"], cost: 6, tokens: 2 }]);
+    const free = guarded(ok, {}, { model: () => null, cost: 0, tokens: 7 });
     await free.app.request("/");
-    expect(free.admissions).toEqual([{ model: null, cost: 0 }]);
+    expect(free.admissions).toEqual([{ model: null, cost: 0, tokens: 7 }]);
+    const perFund = guarded(ok, {}, { cost: { subscription: 1, balance: 5 } });
+    await perFund.app.request("/");
+    expect(perFund.admissions).toMatchObject([{ cost: { subscription: 1, balance: 5 } }]);
   });
 
   test("a body beyond maxBodyBytes is not judged by, but reaches the handler", async () => {
@@ -215,6 +235,23 @@ describe("the way in", () => {
     [{ maxBodyBytes: -1 }, "options.maxBodyBytes"],
     [{ cost: 1.5 }, "options.cost"],
     [{ cost: -1 }, "options.cost"],
+    [{ cost: { subscription: 1 } }, "options.cost: expected an integer from 0, two of them as"],
+    [{ cost: { subscription: 1, balance: 0.5 } }, "options.cost"],
+    [{ tokens: -1 }, "options.tokens: expected an integer from 0, or a function, received -1."],
+    [{ prices: {} }, "options.prices: expected an object with the functions estimate and cost"],
+    [{ prices: { estimate: () => 1 } }, "options.prices"],
+    [{ prices: null }, "options.prices"],
+    [{ prices: fixedPrice(1), cost: 1 }, "options.cost: expected nothing beside options.prices"],
+    [{ prices: fixedPrice(1), tokens: 1 }, "options.tokens: expected nothing beside options.prices"],
+    [
+      { prices: fixedPrice(1), onUnknownUsage: "guess" },
+      'options.onUnknownUsage: expected "estimate", "input" or "nothing", received guess.',
+    ],
+    [{ onUnknownUsage: "input" }, "options.onUnknownUsage: expected nothing without options.prices"],
+    [{ readUsage: () => undefined }, "options.readUsage: expected nothing without options.prices"],
+    [{ prices: fixedPrice(1), readUsage: "openai" }, "options.readUsage: expected a function"],
+    [{ stripUsageChunk: true }, "options.stripUsageChunk: expected nothing without options.prices"],
+    [{ prices: fixedPrice(1), stripUsageChunk: "yes" }, "options.stripUsageChunk: expected true or false"],
     [{ model: "gpt" }, "options.model"],
     [{ address: "127.0.0.1" }, "options.address"],
     [{ cots: 1 }, 'options: there is no "cots"; did you mean "cost"?'],
@@ -231,6 +268,9 @@ describe("the way in", () => {
     const options = { maxBodyBytes: 104_857_600, cost: 0, model: undefined } as unknown as GuardOptions;
     expect(() => keystile(gate, Object.freeze(options))).not.toThrow();
     expect(() => keystile(gate, { maxBodyBytes: 0 })).not.toThrow();
+    expect(() => keystile(gate, { prices: undefined, cost: 1 } as unknown as GuardOptions)).not.toThrow();
+    const metered = { prices: fixedPrice(1), onUnknownUsage: "nothing", readUsage: () => undefined } as const;
+    expect(() => keystile(gate, { ...metered, stripUsageChunk: false })).not.toThrow();
   });
 });
 
@@ -578,5 +618,102 @@ describe("every way an answer ends, exactly once", () => {
     await response.text();
     await Promise.all(waited);
     expect(await endings(calls)).toEqual(["settle", "flush"]);
+  });
+});
+
+describe("with prices", () => {
+  const prices = tokenPrices({
+    models: { "gpt-x": { input: 1_000_000, output: 3_000_000, maxOutputTokens: 100 } },
+    otherModels: { input: 0, output: 0 },
+  });
+  const question = post({ model: "gpt-x" });
+  const length = String(question.body).length;
+  const usage = { prompt_tokens: 10, completion_tokens: 5 };
+  const answer: Handler = (c) => c.json({ model: "gpt-x", usage });
+
+  /** What the guard did after the admission. */
+  async function endings(calls: readonly string[]): Promise<readonly string[]> {
+    await tick();
+    return calls.slice(calls.indexOf("admit") + 1);
+  }
+
+  test("a request is admitted at its estimate, and booked at what its answer tells, at the end", async () => {
+    const { app, admissions, calls } = guarded(answer, {}, { prices });
+    const response = await app.request("/v1/chat/completions", question);
+    expect(admissions).toEqual([{ model: "gpt-x", cost: length + 300, tokens: length + 100 }]);
+    expect(await endings(calls)).toEqual([]);
+    expect(await response.json()).toEqual({ model: "gpt-x", usage });
+    expect(await endings(calls)).toEqual(["settle 25 for 10 and 5 tokens"]);
+  });
+
+  test.each<[string, RequestInit, number]>([
+    ["a body within the bound", post("x".repeat(20)), 20],
+    ["one beyond it", post("x".repeat(21)), 20],
+    ["one that is much longer than it", { ...post(""), headers: { "content-length": "500" } }, 500],
+    ["one that is compressed", { ...post("x"), headers: { "content-encoding": "gzip" } }, 20],
+    ["none", { method: "POST" }, 0],
+    ["GET, whatever it says", { headers: { "content-length": "500" } }, 0],
+  ])("the bytes of %s", async (_, init, bodyBytes) => {
+    const asked: unknown[] = [];
+    const noting: Prices = {
+      ...prices,
+      estimate(request) {
+        asked.push(request.bodyBytes);
+        return prices.estimate(request);
+      },
+    };
+    const { app } = guarded(answer, {}, { prices: noting, maxBodyBytes: 20 });
+    await app.request("/v1/chat/completions", init);
+    expect(asked).toEqual([bodyBytes]);
+  });
+
+  test.each([
+    ["estimate", length + 300],
+    ["input", length],
+    ["nothing", 0],
+  ] as const)("an answer that tells no usage is unknown: %s", async (onUnknownUsage, cost) => {
+    for (const handler of [ok, () => new Response(null, { status: 204 }), (c: Context) => c.redirect("/")]) {
+      const { app, calls } = guarded(handler, {}, { prices, onUnknownUsage });
+      await (await app.request("/", question)).text();
+      expect(await endings(calls)).toEqual([`settleUnknown ${cost}`]);
+    }
+  });
+
+  test("an error, and a throw, give everything back whatever they tell", async () => {
+    for (const handler of [(c: Context) => c.json({ usage }, 500), () => Promise.reject(new Error("x"))]) {
+      const { app, calls } = guarded(handler, {}, { prices });
+      await (await app.request("/", question)).text();
+      expect(await endings(calls)).toEqual(["void"]);
+    }
+  });
+
+  test("a list of models costs nothing, and nothing is missing", async () => {
+    const { app, admissions, calls } = guarded(ok, {}, { prices });
+    await (await app.request("/v1/models")).text();
+    expect(admissions).toEqual([{ model: undefined, cost: 0, tokens: 0 }]);
+    expect(await endings(calls)).toEqual(["settle"]);
+  });
+
+  test("prices and readers that throw change nothing about the answer", async () => {
+    const fail = (): never => {
+      throw new Error("a bug");
+    };
+    for (const options of [{ prices: { ...prices, cost: fail } }, { prices, readUsage: fail }]) {
+      const { app, calls } = guarded(answer, {}, options);
+      expect(await (await app.request("/", question)).json()).toEqual({ model: "gpt-x", usage });
+      expect(await endings(calls)).toEqual([`settleUnknown ${length + 300}`]);
+    }
+  });
+
+  test("an estimate that throws, or is none, goes to the error handler, and nothing is held", async () => {
+    const wrong = { cost: 1, inputCost: 1, tokens: 1, inputTokens: Number.NaN };
+    const fail = (): never => {
+      throw new Error("a bug");
+    };
+    for (const estimate of [fail, () => wrong]) {
+      const { app, calls } = guarded(answer, {}, { prices: { ...prices, estimate } });
+      expect((await app.request("/", question)).status).toBe(500);
+      expect(calls).toEqual(["identify"]);
+    }
   });
 });

@@ -1,3 +1,4 @@
+import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import {
   type Answer,
@@ -7,29 +8,40 @@ import {
   rateLimitHeaders,
   renderFault,
   renderRefusal,
+  type Wire,
 } from "../../src/http.js";
-import type { LimitStatus } from "../../src/limits.js";
+import { bucketStatus, type LimitStatus, take } from "../../src/limits.js";
 import { REFUSALS, type Reason, type Refusal, refuse } from "../../src/refusal.js";
 
 const reasons = Object.keys(REFUSALS) as Reason[];
+const LATEST_TIME = 8_640_000_000_000_000;
 const requestId = "req_0123456789abcdef0123456789abcdef";
 
-function render(
-  refusal: Refusal,
-  { limits = [], realm = "api", codes = "full", form = "common" }: Rendering = {},
-): Answer {
-  return renderRefusal({ refusal, limits }, { requestId, wire: { realm, codes }, form });
+function render(refusal: Refusal, { limits = [], form = "common", ...wire }: Rendering = {}): Answer {
+  return renderRefusal(
+    { refusal, limits },
+    { requestId, wire: { realm: "api", codes: "full", ...wire }, form },
+  );
 }
 
-interface Rendering {
+interface Rendering extends Partial<Wire> {
   readonly limits?: readonly LimitStatus[];
-  readonly realm?: string;
-  readonly codes?: "full" | "folded";
   readonly form?: ErrorForm;
 }
 
 function limit(remaining: number, of: number, resetAtMs = 1_000): LimitStatus {
   return { unit: "requests", limit: of, remaining, resetAtMs };
+}
+
+/** A limit without a burst. */
+function rate(
+  unit: "requests" | "tokens",
+  remaining: number,
+  of: number,
+  windowMs: number,
+  nextInMs = 0,
+): LimitStatus {
+  return { unit, limit: of, remaining, resetAtMs: 1_000, windowMs, perWindow: of, nextInMs };
 }
 
 describe("renderRefusal", () => {
@@ -55,10 +67,19 @@ describe("renderRefusal", () => {
       "x-request-id": requestId,
       "request-id": requestId,
     });
-    expect(new TextEncoder().encode(answer.body).length).toBeLessThan(2_048);
-    for (const [name, value] of Object.entries(answer.headers))
-      expect(`${name}: ${value}`).toMatch(/^[ -~]+$/);
   });
+
+  const forms: readonly ErrorForm[] = ["common", "gemini", "problem"];
+  test.each(forms.flatMap((form) => reasons.map((reason) => [reason, form] as const)))(
+    "%s in the %s form: a body under 2 KB, headers in printable ASCII",
+    (reason, form) => {
+      const details = { retryAfterMs: Number.MAX_SAFE_INTEGER, resetAtMs: LATEST_TIME, rule: "Zugänge" };
+      const limits = [limit(1, 2), rate("tokens", 0, Number.MAX_SAFE_INTEGER, 2_678_400_000, 1)];
+      const { body, headers } = render(refuse(reason, details), { limits, form, rateLimitHeaders: "both" });
+      expect(new TextEncoder().encode(body).length).toBeLessThan(2_048);
+      for (const [name, value] of Object.entries(headers)) expect(`${name}: ${value}`).toMatch(/^[ -~]+$/);
+    },
+  );
 
   test.each(reasons)("%s: what it says about trying again", (reason) => {
     const expected = {
@@ -108,6 +129,48 @@ describe("renderRefusal", () => {
     const answer = render(refuse("credential_missing"), { realm });
     expect(answer.headers["WWW-Authenticate"]).toBe(`Bearer realm="${shown}"`);
     expect(() => new Headers(answer.headers)).not.toThrow();
+  });
+
+  test.each(["subscription_exhausted", "payg_cap_reached"] as const)(
+    "%s: when there is more again, in the body alone",
+    (reason) => {
+      const refusal = refuse(reason, { resetAtMs: Date.UTC(2026, 1, 28, 23, 59, 59, 7) });
+      const reset_at = "2026-02-28T23:59:59.007Z";
+      const told = render(refusal);
+      const untold = render(refuse(reason));
+      expect(told.headers).toEqual(untold.headers);
+      expect(told.headers).not.toHaveProperty("Retry-After");
+      const body = JSON.parse(untold.body);
+      const details = { ...body.error.details, reset_at };
+      expect(JSON.parse(told.body)).toEqual({ ...body, error: { ...body.error, details } });
+      const problem = JSON.parse(render(refuse(reason), { form: "problem" }).body);
+      expect(JSON.parse(render(refusal, { form: "problem" }).body)).toEqual({ ...problem, reset_at });
+      expect(render(refusal, { form: "gemini" })).toEqual(render(refuse(reason), { form: "gemini" }));
+    },
+  );
+
+  test("the bytes of a body", () => {
+    const { body } = render(refuse("subscription_exhausted", { resetAtMs: 0 }));
+    const message = "The subscription's allowance for this cycle is used up.";
+    expect(body).toBe(
+      `{"type":"error","message":"${message}","error":{"message":"${message}","type":"billing_error","param":null,` +
+        '"code":"quota_exceeded","details":{"error_code":"quota_exceeded","reset_at":"1970-01-01T00:00:00.000Z"}},' +
+        `"request_id":"${requestId}"}`,
+    );
+  });
+
+  test.each([
+    [undefined, ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]],
+    ["x", ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]],
+    ["ietf", ["RateLimit-Policy", "RateLimit"]],
+    [
+      "both",
+      ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "RateLimit-Policy", "RateLimit"],
+    ],
+  ] as const)("with rateLimitHeaders %s", (rateLimitHeaders, names) => {
+    const wire = rateLimitHeaders === undefined ? {} : { rateLimitHeaders };
+    const { headers } = render(refuse("rate_limited"), { limits: [limit(0, 5)], ...wire });
+    expect(Object.keys(headers).filter((name) => name.includes("RateLimit"))).toEqual(names);
   });
 
   test("it carries the limits of the key", () => {
@@ -207,6 +270,12 @@ describe("rateLimitHeaders", () => {
       [limit(5, 10, 1_000), limit(50, 100, 9_000), limit(1, 2, 3_000)],
       ["100", "50"],
     ],
+    ["of tokens, too", [limit(9, 10), rate("tokens", 4_000, 40_000, 60_000)], ["40000", "4000"]],
+    [
+      "of requests before a larger share of tokens",
+      [rate("tokens", 1, 2, 60_000), limit(4, 10)],
+      ["10", "4"],
+    ],
     ["a limit of 0 has nothing left", [limit(0, 10, 1_000), limit(0, 0, 2_000)], ["0", "0"]],
   ])("%s", (_, limits, [ofLimit, remaining]) => {
     expect(rateLimitHeaders(Object.freeze(limits))).toMatchObject({
@@ -223,8 +292,126 @@ describe("rateLimitHeaders", () => {
   });
 });
 
+describe("the fields of the IETF's draft", () => {
+  const ietf = (limits: readonly LimitStatus[]): readonly [policies: string, services: string] => {
+    const headers = rateLimitHeaders(Object.freeze(limits), "ietf");
+    const { "RateLimit-Policy": policies = "", RateLimit: services = "" } = headers;
+    return [policies, services];
+  };
+  const minute = { requests: 100, windowMs: 60_000 };
+
+  test("no limits, no headers", () => {
+    for (const which of ["x", "ietf", "both"] as const) expect(rateLimitHeaders([], which)).toEqual({});
+  });
+
+  test("both are the headers of either", () => {
+    const limits = [rate("requests", 50, 100, 60_000), rate("tokens", 1, 9, 1_000)];
+    const both = { ...rateLimitHeaders(limits, "x"), ...rateLimitHeaders(limits, "ietf") };
+    expect(rateLimitHeaders(limits, "both")).toEqual(both);
+    expect(Object.keys(both)).toHaveLength(5);
+  });
+
+  test.each<[string, LimitStatus, string, string]>([
+    ["requests", rate("requests", 50, 100, 60_000), '"100-requests-60s";q=100;w=60', "r=50;t=30"],
+    [
+      "tokens, which are in no registry",
+      rate("tokens", 99_000, 1_000_000, 86_400_000),
+      '"1000000-tokens-86400s";q=1000000;qu="tokens";w=86400',
+      "r=99000;t=8554",
+    ],
+    [
+      "requests in flight, which come back nobody knows when",
+      { unit: "inFlight", limit: 5, remaining: 3, resetAtMs: 1_000 },
+      '"5-concurrent-requests";q=5;qu="concurrent-requests"',
+      "r=3",
+    ],
+    ["a window in whole seconds", rate("requests", 1, 2, 1_001), '"2-requests-2s";q=2;w=2', "r=1;t=1"],
+    ["a whole one", rate("requests", 100, 100, 60_000), '"100-requests-60s";q=100;w=60', "r=100;t=60"],
+    ["nothing left", rate("requests", 0, 1, 60_000, 20_001), '"1-requests-60s";q=1;w=60', "r=0;t=21"],
+    ["nothing left, but soon", rate("requests", 0, 1, 1_000, 0), '"1-requests-1s";q=1;w=1', "r=0;t=1"],
+    [
+      "a burst takes as long to come back as it does",
+      { ...rate("requests", 50, 100, 60_000), perWindow: 10 },
+      '"100-requests-600s";q=100;w=600',
+      "r=50;t=300",
+    ],
+    [
+      "no more than a field can hold",
+      { unit: "inFlight", limit: Number.MAX_SAFE_INTEGER, remaining: 1_000_000_000_000_000, resetAtMs: 0 },
+      '"999999999999999-concurrent-requests";q=999999999999999;qu="concurrent-requests"',
+      "r=999999999999999",
+    ],
+  ])("%s", (_, status, policy, service) => {
+    expect(ietf([status])).toEqual([policy, `${policy.split(";")[0]};${service}`]);
+  });
+
+  test("every limit in its order, the tightest of those that say the same", () => {
+    const perModel = [40, 10, 30].map((left) => rate("tokens", left, 50, 1_000));
+    expect(ietf([...perModel, rate("requests", 5, 9, 3_000), rate("requests", 1, 2, 1_000)])).toEqual([
+      '"50-tokens-1s";q=50;qu="tokens";w=1, "9-requests-3s";q=9;w=3, "2-requests-1s";q=2;w=1',
+      '"50-tokens-1s";r=10;t=1, "9-requests-3s";r=5;t=2, "2-requests-1s";r=1;t=1',
+    ]);
+  });
+
+  const anyStatus: fc.Arbitrary<LimitStatus> = fc
+    .record({
+      unit: fc.constantFrom("requests" as const, "tokens" as const),
+      rate: fc.integer({ min: 1, max: 3_000_000 }),
+      burst: fc.integer({ min: 1, max: 3_000_000 }),
+      windowMs: fc.integer({ min: 1_000, max: 2_678_400_000 }),
+      percentFull: fc.nat(110),
+      held: fc.nat(3_000_000),
+    })
+    .map(({ unit, rate: count, burst, windowMs, percentFull, held }) => {
+      const limited = unit === "tokens" ? { tokens: count } : { requests: count };
+      const level = Math.floor((burst * windowMs * percentFull) / 100);
+      return bucketStatus(
+        { ...limited, burst, windowMs },
+        { level, atMs: 5 },
+        7,
+        unit === "tokens" ? held : 0,
+      );
+    });
+
+  test("are structured, and name no faster pace than that of the limit", () => {
+    fc.assert(
+      fc.property(anyStatus, (status) => {
+        const [policy, service] = ietf([status]).map(parameters);
+        const { limit, remaining, windowMs = 0, perWindow = 0 } = status;
+        expect(policy).toMatchObject({ q: `${limit}` });
+        expect(service).toMatchObject({ r: `${remaining}` });
+        const withinPace = (count: number, seconds: number): boolean =>
+          seconds >= 1 && count * windowMs <= seconds * 1_000 * perWindow;
+        expect(withinPace(limit, Number(policy?.["w"]))).toBe(true);
+        expect(withinPace(remaining, Number(service?.["t"]))).toBe(true);
+      }),
+    );
+  });
+
+  test("a refused request is not told to come back before there is more", () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 1, max: 9_000_000 }), fc.nat(70_000), (over, later) => {
+        const bucket = { level: 99 * 60_000 + over, atMs: 5_000 };
+        const { waitMs } = take(minute, bucket, later);
+        fc.pre(waitMs > 0);
+        const limits = [bucketStatus(minute, bucket, later)];
+        const refusal = refuse("rate_limited", { retryAfterMs: waitMs });
+        const { headers } = render(refusal, { limits, rateLimitHeaders: "ietf" });
+        const told = `"100-requests-60s";r=0;t=${headers["Retry-After"]}`;
+        expect(headers).toMatchObject({ RateLimit: told });
+      }),
+    );
+  });
+});
+
 test("request ids are random and fit a header", () => {
   const ids = new Set(Array.from({ length: 1_000 }, newRequestId));
   expect(ids.size).toBe(1_000);
   for (const id of ids) expect(id).toMatch(/^req_[0-9a-f]{32}$/);
 });
+
+/** The parameters of a list of one string (RFC 9651), as far as they are used here. */
+function parameters(field: string): Readonly<Record<string, string>> {
+  const item = /^"[ !#-[\]-~]+"((?:;[a-z]+=(?:\d{1,15}|"[a-z-]+"))+)$/.exec(field);
+  return Object.fromEntries((item?.[1] ?? "").split(";").map((one) => one.split("=")));
+}

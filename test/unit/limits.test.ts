@@ -6,7 +6,7 @@ import { sampleKey } from "../../src/testing/sample-key.js";
 
 // The limits of this file are the key's own; those per model are in model-limits.test.ts.
 function takeRequest(record: KeyRecord, now: number): limits.LimitsOutcome {
-  return limits.takeRequest(record, [], now);
+  return limits.takeRequest(record, { families: [], tokens: 0 }, now);
 }
 
 function limitStatus(record: KeyRecord, now: number): readonly limits.LimitStatus[] {
@@ -69,6 +69,7 @@ describe("one request limit", () => {
     expect(takeRequest(rested, now)).toEqual({
       fits: true,
       levels: { "requests/1000": { level: 1_000, atMs: now } },
+      held: {},
     });
   });
 
@@ -101,6 +102,7 @@ describe("one request limit", () => {
     expect(takeRequest(record, T0 + windowMs)).toEqual({
       fits: true,
       levels: { [`requests/${windowMs}`]: { level: Number.MAX_SAFE_INTEGER, atMs: T0 + windowMs } },
+      held: {},
     });
     const oneLeft = afterOne(withLevel(limit, { level: Number.MAX_SAFE_INTEGER - windowMs, atMs: T0 }), T0);
     expect(takeRequest(oneLeft, T0).fits).toBe(false);
@@ -154,7 +156,7 @@ describe("several limits", () => {
   });
 
   test("none at all take everything", () => {
-    expect(takeRequest(keyWith([]), T0)).toEqual({ fits: true, levels: {} });
+    expect(takeRequest(keyWith([]), T0)).toEqual({ fits: true, levels: {}, held: {} });
     expect(limitStatus(keyWith([]), T0)).toEqual([]);
   });
 });
@@ -193,22 +195,35 @@ describe("limitStatus", () => {
   const limit = { requests: 4, windowMs: 1_000, burst: 2 };
 
   test.each([
-    [0, 0, 2, 0],
-    [1, 0, 1, 1],
-    [1_000, 0, 1, 250],
-    [1_001, 0, 0, 251],
-    [2_000, 0, 0, 500],
-    [2_000, 249, 0, 251],
-    [2_000, 250, 1, 250],
-    [2_000, 499, 1, 1],
-    [2_000, 500, 2, 0],
-    [2_000, 501, 2, 0],
-  ])("level %i, %i ms later: %i remaining, whole in %i ms", (level, later, remaining, wholeInMs) => {
-    const now = T0 + later;
-    expect(limitStatus(withLevel(limit, { level, atMs: T0 }), now)).toEqual([
-      { unit: "requests", limit: 2, remaining, resetAtMs: now + wholeInMs },
-    ]);
-  });
+    [0, 0, 2, 0, 0],
+    [1, 0, 1, 1, 1],
+    [1_000, 0, 1, 250, 250],
+    [1_001, 0, 0, 251, 1],
+    [2_000, 0, 0, 500, 250],
+    [2_000, 249, 0, 251, 1],
+    [2_000, 250, 1, 250, 250],
+    [2_000, 499, 1, 1, 1],
+    [2_000, 500, 2, 0, 0],
+    [2_000, 501, 2, 0, 0],
+  ])(
+    "level %i, %i ms later: %i remaining, whole in %i ms, one more in %i",
+    (level, later, remaining, ...times) => {
+      const [wholeInMs, nextInMs] = times;
+      const { windowMs } = limit;
+      const now = T0 + later;
+      expect(limitStatus(withLevel(limit, { level, atMs: T0 }), now)).toEqual([
+        {
+          unit: "requests",
+          limit: 2,
+          remaining,
+          resetAtMs: now + wholeInMs,
+          windowMs,
+          perWindow: 4,
+          nextInMs,
+        },
+      ]);
+    },
+  );
 
   test("stands in the order of the policy", () => {
     const limits = [{ inFlight: 2 }, { requests: 1, windowMs: 2_000 }, { requests: 1, windowMs: 1_000 }];

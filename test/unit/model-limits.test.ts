@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { decide } from "../../src/decide.js";
 import type { KeyRecord } from "../../src/documents.js";
-import { limitStatus, takeRequest } from "../../src/limits.js";
+import { type LimitsOutcome, limitStatus, takeRequest as take } from "../../src/limits.js";
 import { sampleKey } from "../../src/testing/sample-key.js";
 
 const T0 = 1_800_000_000_000;
@@ -9,6 +9,10 @@ const MINUTE = 60_000;
 
 function keyWith(requests: number): KeyRecord {
   return sampleKey({ limits: [{ requests, windowMs: MINUTE, per: "model" }] }, T0);
+}
+
+function takeRequest(record: KeyRecord, families: readonly string[], now: number): LimitsOutcome {
+  return take(record, { families, tokens: 0 }, now);
 }
 
 function taken(record: KeyRecord, families: readonly string[], now = T0): KeyRecord {

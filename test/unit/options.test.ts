@@ -40,7 +40,9 @@ test("every option but the store has a default", () => {
     modelFamily: undefined,
     rules: [],
     codes: "full",
+    rateLimitHeaders: "x",
     realm: "api",
+    thresholds: { percentLeft: [20, 10, 0], balanceLeft: [0] },
     onCrash: "charge",
     holdMs: 60_000,
     storeTimeoutMs: 5_000,
@@ -66,6 +68,8 @@ test.each<[string, Partial<KeystileOptions>]>([
   ["realm", { realm: "a" }],
   ["realm", { realm: "~ !#[]".padEnd(128, "x") }],
   ["checksum", { checksum: "require" }],
+  ["rateLimitHeaders", { rateLimitHeaders: "ietf" }],
+  ["rateLimitHeaders", { rateLimitHeaders: "both" }],
   ["onCrash", { onCrash: "release" }],
   ["credentials", { credentials: ["x-goog-api-key", "api-key", "x-api-key", "bearer"] }],
   ["peppers", { peppers: [] }],
@@ -75,6 +79,15 @@ test.each<[string, Partial<KeystileOptions>]>([
   ["runtime", { runtime: systemRuntime }],
 ])("takes %s at its edge: %j", (name, options) => {
   expect(parseKeystileOptions({ store, ...options })).toMatchObject({ [name]: options[name as "holdMs"] });
+});
+
+test.each([
+  [{}, { percentLeft: [20, 10, 0], balanceLeft: [0] }],
+  [{ percentLeft: [] }, { percentLeft: [], balanceLeft: [0] }],
+  [{ percentLeft: [0, 99], balanceLeft: [Number.MAX_SAFE_INTEGER] }, undefined],
+  [{ percentLeft: Array(16).fill(5), balanceLeft: Array(16).fill(5) }, undefined],
+])("takes thresholds of alerts at their edge: %j", (alerts, thresholds) => {
+  expect(parseKeystileOptions({ store, alerts }).thresholds).toEqual(thresholds ?? alerts);
 });
 
 test("takes prefixes one by one, and ranges of proxies up to 256", () => {
@@ -121,6 +134,8 @@ const wrongOptions: readonly (readonly [path: string, options: unknown])[] = [
   ["options.trustedProxies", { store, trustedProxies: addresses(257) }],
   ["options.trustedProxies[1]", { store, trustedProxies: ["10.0.0.1", "0.0.0.0/0"] }],
   ["options.trustedProxies[0]", { store, trustedProxies: ["10.0.0.1/8"] }],
+  ["options.rateLimitHeaders", { store, rateLimitHeaders: "none" }],
+  ["options.rateLimitHeaders", { store, rateLimitHeaders: true }],
   ["options.realm", { store, realm: "" }],
   ["options.realm", { store, realm: "x".repeat(129) }],
   ["options.realm", { store, realm: 'a"b' }],
@@ -128,6 +143,13 @@ const wrongOptions: readonly (readonly [path: string, options: unknown])[] = [
   ["options.realm", { store, realm: "a\nb" }],
   ["options.realm", { store, realm: "Ä" }],
   ["options.onCrash", { store, onCrash: "forget" }],
+  ["options.alerts", { store, alerts: [20, 10] }],
+  ["options.alerts.percentLeft", { store, alerts: { percentLeft: Array(17).fill(1) } }],
+  ["options.alerts.percentLeft.0", { store, alerts: { percentLeft: [100] } }],
+  ["options.alerts.percentLeft.1", { store, alerts: { percentLeft: [0, -1] } }],
+  ["options.alerts.balanceLeft", { store, alerts: { balanceLeft: Array(17).fill(1) } }],
+  ["options.alerts.balanceLeft.0", { store, alerts: { balanceLeft: [-1] } }],
+  ["options.alerts.balanceLeft.0", { store, alerts: { balanceLeft: [0.5] } }],
   ["options.holdMs", { store, holdMs: 999, storeTimeoutMs: 10 }],
   ["options.holdMs", { store, holdMs: 86_400_001 }],
   ["options.holdMs", { store, holdMs: 5_000 }],
@@ -206,9 +228,13 @@ test("names the nearest member inside an option, too", () => {
   expect(inLimits.message).toContain('key.limits.0: there is no "windowMS"; did you mean "windowMs"?');
 });
 
-test("a limit that is no limit is told what it should be", () => {
-  const { message } = faultOf(() => issued({ limits: [{ tokens: 1 }] as never }));
-  expect(message).toMatch(/^key\.limits\.0: .*(requests|tokens)/);
+test.each([
+  [7, /^key\.limits\.0: expected \{ requests.* \{ tokens.* \{ inFlight.*, received 7\.$/],
+  [{ tokens: 1 }, /^key\.limits\.0\.windowMs: /],
+  [{ characters: 1 }, /^key\.limits\.0: there is no "characters"/],
+])("a limit that is no limit is told what it should be: %j", (limit, expected) => {
+  const { message } = faultOf(() => issued({ limits: [limit] as never }));
+  expect(message).toMatch(expected);
 });
 
 test("leaves frozen options as they are, and keeps no hold on them", () => {
@@ -251,6 +277,18 @@ test.each<[keyof IssueInput, IssueInput]>([
   ["limits", { limits: windows(16) }],
   ["limits", { limits: [{ requests: 1, windowMs: 69_431, burst: Number.MAX_SAFE_INTEGER / 69_431 }] }],
   ["limits", { limits: [{ requests: Number.MAX_SAFE_INTEGER, windowMs: 1_000, burst: 1 }] }],
+  ["limits", { limits: [{ tokens: 1, windowMs: 1_000, per: "model" }] }],
+  ["limits", { limits: [{ tokens: 1, windowMs: 2_678_400_000, burst: 3_362_830 }] }],
+  [
+    "limits",
+    {
+      limits: [
+        { tokens: 1, windowMs: 1_000 },
+        { tokens: 1, windowMs: 1_000, per: "model" },
+        { requests: 1, windowMs: 1_000 },
+      ],
+    },
+  ],
   ["limits", { limits: [{ inFlight: Number.MAX_SAFE_INTEGER }] }],
   ["quota", { quota: 0 }],
   ["quota", { quota: Number.MAX_SAFE_INTEGER }],
@@ -302,6 +340,19 @@ test.each<[string, unknown]>([
   ["key.limits.0.windowMs", { limits: [{ requests: 1, windowMs: 2_678_400_001 }] }],
   ["key.limits.0.windowMs", { limits: [{ requests: 1, windowMs: 1_000.5 }] }],
   ["key.limits.0.burst", { limits: [{ requests: 1, windowMs: 1_000, burst: 0 }] }],
+  ["key.limits.0.tokens", { limits: [{ tokens: 0, windowMs: 1_000 }] }],
+  ["key.limits.0.windowMs", { limits: [{ tokens: 1, windowMs: 999 }] }],
+  ["key.limits.0.burst", { limits: [{ tokens: 1, windowMs: 1_000, burst: 1.5 }] }],
+  ["limits", { limits: [{ tokens: 9_007_199_254_741, windowMs: 1_000 }] }],
+  [
+    "limits",
+    {
+      limits: [
+        { tokens: 1, windowMs: 1_000 },
+        { tokens: 2, windowMs: 1_000 },
+      ],
+    },
+  ],
   ["key.limits.1.inFlight", { limits: [{ requests: 1, windowMs: 1_000 }, { inFlight: 0 }] }],
   ["key.limits.0", { limits: [{ requests: 1, windowMs: 1_000, inFlight: 1 }] }],
   [

@@ -1,9 +1,20 @@
 import { describe, expect, test, vi } from "vitest";
-import { KEY_PURSE, type KeyRecord, MAX_COLLECTED, MAX_NODES, parseKeyRecord } from "../../src/documents.js";
+import { parseAccountRecord, parseKeyRecord } from "../../src/document-schemas.js";
+import {
+  type AccountRecord,
+  BALANCE_PURSE,
+  KEY_PURSE,
+  type KeyRecord,
+  MAX_COLLECTED,
+  MAX_NODES,
+} from "../../src/documents.js";
+import { fitted } from "../../src/fitting.js";
 import { createKeystile } from "../../src/keystile.js";
+import { hold } from "../../src/ledger.js";
 import { takeRequest } from "../../src/limits.js";
 import type { Store } from "../../src/store.js";
 import { memoryStore } from "../../src/stores/memory.js";
+import { sampleAccount } from "../../src/testing/sample-account.js";
 import { sampleKey } from "../../src/testing/sample-key.js";
 import { faultyStore, idle, manualTime } from "./faulty-store.js";
 
@@ -217,29 +228,135 @@ test("every member of a policy is in the view of its key", async () => {
   expect(key).toMatchObject({ ...policy, quota: { limit: 7 } });
 });
 
-test("a policy beyond 24 KiB is refused, and with the largest one a document stays within 64 KiB", async () => {
-  const wide = Array.from({ length: 256 }, (_, n) => `model-${n}-`.padEnd(100, "x"));
-  const { keys } = createKeystile({ store: memoryStore() });
-  await expect(keys.issue({ allowedModels: wide })).rejects.toMatchObject({ code: "invalid_options" });
-
-  const families = Array.from({ length: 64 }, (_, n) => `${n}`.padEnd(64, "\u{4e00}"));
-  const limits = [{ requests: 1_000, windowMs: 60_000, per: "model" as const }];
-  let record: KeyRecord = sampleKey({ allowedModels: wide.map((name) => name.slice(0, 84)), limits }, 1);
-  for (const family of families) {
-    const outcome = takeRequest(record, [family], 1_800_000_000_000);
-    if (outcome.fits) record = { ...record, levels: outcome.levels };
-  }
+describe("a document stays within 64 KiB", () => {
+  const NOW = 1_800_000_000_000;
   const amount = Number.MAX_SAFE_INTEGER;
-  const node = { seq: amount, open: 9_999, renewByMs: amount, held: { [KEY_PURSE]: amount } };
-  const spent = {
-    seq: amount,
-    collectedAtMs: amount,
-    mode: "release",
-    collected: { [KEY_PURSE]: amount },
-  } as const;
+  const wide = Array.from({ length: 256 }, (_, n) => `model-${n}-`.padEnd(100, "x"));
+  const families = Array.from({ length: 64 }, (_, n) => `${n}`.padEnd(64, "\u{4e00}"));
   const named = <T>(count: number, entry: T) =>
     Object.fromEntries(Array.from({ length: count }, (_, n) => [`abcdefghijklmnopqr.${n}`, entry]));
-  const fullest = { ...record, nodes: named(MAX_NODES, node), collected: named(MAX_COLLECTED, spent) };
-  expect(parseKeyRecord({ id: "key:1", version: 1, body: fullest as never })).toEqual(fullest);
-  expect(new TextEncoder().encode(JSON.stringify(fullest)).byteLength).toBeLessThan(65_536);
+  const tallied = [amount, amount, amount, amount] as const;
+  const outcomes = { settled: tallied, voided: tallied, expired: tallied, refused: tallied };
+
+  /** What every process that there may be holds, and what was collected of as many as are remembered. */
+  function crowded(purses: readonly string[]): Pick<KeyRecord, "nodes" | "collected" | "used"> {
+    const held = Object.fromEntries(purses.map((purse) => [purse, amount]));
+    const node = { seq: amount, open: 9_999, renewByMs: amount, held };
+    const spent = { seq: amount, collectedAtMs: amount, mode: "release", collected: held } as const;
+    const used = Object.fromEntries(
+      purses.filter((purse) => purse.includes("@")).map((purse) => [purse, amount]),
+    );
+    return { nodes: named(MAX_NODES, node), collected: named(MAX_COLLECTED, spent), used };
+  }
+
+  /** The levels of 64 families, and of those that share a bucket. */
+  function levelsOf(record: KeyRecord | AccountRecord): KeyRecord["levels"] {
+    let ledger = record;
+    for (const family of [...families, "one more", "x".repeat(65)]) {
+      const outcome = takeRequest(ledger, { families: [family], tokens: 1 }, NOW);
+      if (!outcome.fits) throw new Error(outcome.reason);
+      ledger = { ...hold(ledger, { node: "me", amounts: outcome.held }, NOW), levels: outcome.levels };
+    }
+    return ledger.levels;
+  }
+
+  function bytesOf(record: KeyRecord | AccountRecord): number {
+    return new TextEncoder().encode(JSON.stringify(record)).byteLength;
+  }
+
+  /** What is promised stays; what is remembered and counted may go. With tokens held per model by all, nothing more fits. */
+  function expectFitted(fullest: KeyRecord | AccountRecord, unit: "requests" | "tokens"): void {
+    expect(bytesOf(fullest)).toBeGreaterThan(65_536);
+    if (unit === "tokens") {
+      expect(() => fitted(fullest)).toThrow(expect.objectContaining({ code: "document_full" }));
+      return;
+    }
+    const shorter = fitted(fullest);
+    expect(bytesOf(shorter)).toBeLessThanOrEqual(65_536);
+    const { nodes, used, levels, policy } = fullest;
+    expect(shorter).toMatchObject({ nodes, used, levels, policy });
+    if ("tally" in shorter) {
+      expect(Object.keys(shorter.tally?.models ?? {})).toEqual(["other"]);
+    } else {
+      expect(shorter.collected).toEqual({});
+      expect(shorter.forgottenMs).toBe(amount);
+    }
+  }
+
+  test("because a policy beyond 24 KiB and terms beyond 8 KiB are refused", async () => {
+    const { keys, accounts } = createKeystile({ store: memoryStore() });
+    await expect(keys.issue({ allowedModels: wide })).rejects.toMatchObject({ code: "invalid_options" });
+    const members = Array.from({ length: 32 }, (_, n) => [`${n}`.padEnd(64, "x"), "\u{4e00}".repeat(512)]);
+    const metadata = Object.fromEntries(members);
+    await expect(keys.issue({ metadata })).rejects.toMatchObject({ code: "invalid_options" });
+    await expect(accounts.open({ metadata })).rejects.toMatchObject({ code: "invalid_options" });
+  });
+
+  test.each([["requests"], ["tokens"]] as const)("a key's, with a limit of %s per model", (unit) => {
+    const limit = unit === "requests" ? { requests: 1_000 } : { tokens: 1_000 };
+    const policy = {
+      allowedModels: wide.map((name) => name.slice(0, 84)),
+      limits: [{ ...limit, windowMs: 60_000, per: "model" as const }],
+    };
+    const key = sampleKey({ ...policy, owner: "x".repeat(256), account: `000.${"x".repeat(64)}` }, 1);
+    const levels = levelsOf(key);
+    const buckets = unit === "tokens" ? Object.keys(levels) : [];
+    const counters = [...families, "", "other"].map((family) => [family, outcomes]);
+    const fullest: KeyRecord = {
+      ...key,
+      ...crowded([KEY_PURSE, ...buckets]),
+      levels,
+      secrets: Array.from({ length: 3 }, () => ({ digest: "f".repeat(64), hint: "ffff", endsAtMs: amount })),
+      alerts: { [KEY_PURSE]: 99 },
+      tally: { day: 99_999, models: Object.fromEntries(counters) },
+    };
+    expect(parseKeyRecord({ id: "key:1", version: 1, body: fullest as never })).toEqual(fullest);
+    expectFitted(fullest, unit);
+  });
+
+  test.each([["requests"], ["tokens"]] as const)("an account's, with a limit of %s per model", (unit) => {
+    const limit = unit === "requests" ? { requests: 1_000 } : { tokens: 1_000 };
+    const plan = { name: "x".repeat(64), allowance: amount };
+    const account = sampleAccount(
+      {
+        owner: "x".repeat(256),
+        metadata: Object.fromEntries(wide.slice(0, 13).map((name) => [name.slice(0, 64), "x".repeat(512)])),
+        limits: [{ ...limit, windowMs: 60_000, per: "model" as const }],
+        payAsYouGo: { capPerCycle: amount },
+        subscription: { plan },
+      },
+      NOW,
+    );
+    const levels = levelsOf(account);
+    const purses = ["1.99998", "1.99999"].flatMap((cycle) => [`subscription@${cycle}`, `payg@${cycle}`]);
+    const fullest: AccountRecord = {
+      ...account,
+      ...crowded([BALANCE_PURSE, ...purses, ...(unit === "tokens" ? Object.keys(levels) : [])]),
+      levels,
+      credited: amount,
+      alerts: Object.fromEntries([BALANCE_PURSE, ...purses].map((purse) => [purse, amount])),
+      closed: { "1.99998": amount, "1.99999": amount },
+    };
+    expect(parseAccountRecord({ id: "account:1", version: 1, body: fullest as never })).toEqual(fullest);
+    expectFitted(fullest, unit);
+  });
+
+  test("a closed day's", () => {
+    const counters = [...families, "", "other"].map((family) => [family, outcomes]);
+    const day = { format: 1, keyId: "x".repeat(28), day: 99_999, models: Object.fromEntries(counters) };
+    expect(new TextEncoder().encode(JSON.stringify(day)).byteLength).toBeLessThan(65_536);
+  });
+
+  test("which is only measured where there is much, and counters go before memory", () => {
+    const few = sampleKey({}, 1);
+    expect(fitted(few)).toBe(few);
+    const counters = families.map((family) => [`${family}`, outcomes]);
+    const tally = { day: 1, models: Object.fromEntries(counters) };
+    const policy = { allowedModels: wide.map((name) => name.slice(0, 84)) };
+    const { nodes, collected } = crowded([KEY_PURSE]);
+    const crowd = { ...sampleKey(policy, 1), nodes, collected, tally };
+    const shorter = fitted(crowd);
+    expect(shorter).toMatchObject({ nodes, collected });
+    expect(Object.keys(shorter.tally?.models ?? {})).toEqual(["other"]);
+  });
 });

@@ -53,10 +53,10 @@ describe("rules of one's own", () => {
   test("come after scopes and before models", () => {
     const key = sampleKey({ allowedModels: ["a"] });
     const refusing = [rule(() => false)];
-    expect(evaluatePolicy({ key: key }, { scopes: ["x"], model: "b" }, NOW, refusing)).toMatchObject({
+    expect(evaluatePolicy({ key }, { scopes: ["x"], model: "b" }, NOW, refusing)).toMatchObject({
       refusal: { reason: "scope_missing" },
     });
-    expect(evaluatePolicy({ key: key }, { model: "b" }, NOW, refusing)).toMatchObject({
+    expect(evaluatePolicy({ key }, { model: "b" }, NOW, refusing)).toMatchObject({
       refusal: { reason: "rule_refused" },
     });
   });
@@ -64,8 +64,12 @@ describe("rules of one's own", () => {
   test("that need the model wait for it; the others are judged before the body, too", () => {
     const onModel = rule(({ model }: { model?: string }) => model === "a", true);
     expect(evaluateArrival({ key: sampleKey() }, {}, NOW, [onModel])).toEqual({ allowed: true });
-    expect(evaluatePolicy({ key: sampleKey() }, { model: "b" }, NOW, [onModel])).toMatchObject({ allowed: false });
-    expect(evaluateArrival({ key: sampleKey() }, {}, NOW, [rule(() => false)])).toMatchObject({ allowed: false });
+    expect(evaluatePolicy({ key: sampleKey() }, { model: "b" }, NOW, [onModel])).toMatchObject({
+      allowed: false,
+    });
+    expect(evaluateArrival({ key: sampleKey() }, {}, NOW, [rule(() => false)])).toMatchObject({
+      allowed: false,
+    });
   });
 
   test("see method, url, address, model, and the key", async () => {

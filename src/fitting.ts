@@ -1,0 +1,49 @@
+import type { AccountRecord, KeyRecord, Ledger } from "./documents.js";
+import { KeystileError } from "./errors.js";
+import { mergeModels } from "./tally.js";
+
+/** The most that a document may have, as UTF-8 JSON. Every store takes that much. */
+export const MAX_DOCUMENT_BYTES = 65_536;
+
+/** With so few entries a document is never that long, so it need not be measured. */
+const FEW_ENTRIES = 64;
+
+/**
+ * A record that is not longer than a document may be: where it would be, what is least missed goes first. The counters of
+ * the day are no longer told by model; then what is remembered of processes that are gone is forgotten, as it is by time.
+ *
+ * @throws KeystileError `document_full` when all of it is needed.
+ */
+export function fitted<R extends KeyRecord | AccountRecord>(record: R): R {
+  if (countEntries(record) <= FEW_ENTRIES || isShort(record)) return record;
+  const plain = "tally" in record && record.tally ? { ...record, tally: mergeModels(record.tally) } : record;
+  if (isShort(plain)) return plain;
+  const forgetful = forget(plain);
+  if (isShort(forgetful)) return forgetful;
+  throw new KeystileError(
+    "document_full",
+    `A key or account has more in flight than its document of ${MAX_DOCUMENT_BYTES} bytes can hold.`,
+  );
+}
+
+function isShort(record: object): boolean {
+  return new TextEncoder().encode(JSON.stringify(record)).byteLength <= MAX_DOCUMENT_BYTES;
+}
+
+/** Everything in a record of which there may be many. */
+function countEntries(record: KeyRecord | AccountRecord): number {
+  const { nodes, collected, levels } = record;
+  const entries = [
+    ...Object.values(nodes).map(({ held }) => held),
+    ...Object.values(collected).map((one) => one.collected),
+  ];
+  const amounts = entries.reduce((sum, held) => sum + 1 + Object.keys(held).length, 0);
+  const models = "tally" in record && record.tally ? Object.keys(record.tally.models).length : 0;
+  return amounts + Object.keys(levels).length + models;
+}
+
+/** As if the memory were over. */
+function forget<R extends Ledger>(record: R): R {
+  const times = Object.values(record.collected).map(({ collectedAtMs }) => collectedAtMs);
+  return { ...record, collected: {}, forgottenMs: Math.max(record.forgottenMs, ...times) };
+}

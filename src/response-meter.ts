@@ -1,0 +1,111 @@
+import { joinBytes } from "./body.js";
+import type { NodeResponse } from "./exchange.js";
+import type { Admitted } from "./guard.js";
+import type { UsageMeter } from "./usage-meter.js";
+
+/** As Node has them: each takes its arguments in several forms. */
+type Method = (this: unknown, ...parts: unknown[]) => unknown;
+
+/**
+ * Lets a meter read what is written to a response of Node, whoever writes it. Status and header fields are taken as the
+ * handler gives them, so that a response which is compressed on its way is still read. Calls go on as they came, with
+ * their callbacks and results; only if a chunk may be stripped, with the bytes that are left. Returns what ends the meter.
+ */
+export function meterResponse(response: NodeResponse, meterOf: NonNullable<Admitted["meter"]>): () => void {
+  const methods = response as unknown as Record<"writeHead" | "write" | "end", Method>;
+  const { writeHead, write, end } = methods;
+  let meter: UsageMeter | undefined;
+  let isHeadKnown = false;
+  let isBodyBegun = false;
+  // From then on methods call one another, and nothing else is to be read.
+  let isEnded = false;
+
+  function readHead(status: number, given: unknown): void {
+    meter = meterOf(status, (name) => givenField(given, name) ?? response.getHeader(name));
+    isHeadKnown = true;
+  }
+
+  function beginBody(): void {
+    if (!isHeadKnown) readHead(response.statusCode, undefined);
+    isBodyBegun = true;
+  }
+
+  /** Returns the bytes that were held back. */
+  function endMeter(): Uint8Array {
+    const held = meter?.end();
+    meter = undefined;
+    return held ?? NONE;
+  }
+
+  /** What cannot be read passes the meter by, after all that came before it. */
+  function writeHeld(target: unknown): void {
+    const held = endMeter();
+    if (held.length > 0) write.call(target, held);
+  }
+
+  methods.writeHead = function (...parts) {
+    if (!isBodyBegun && !response.headersSent) readHead(Number(parts[0]), parts.find(isObject));
+    return writeHead.apply(this, parts);
+  };
+
+  methods.write = function (...parts) {
+    if (!isEnded) beginBody();
+    if (isEnded || meter === undefined) return write.apply(this, parts);
+    const bytes = bytesOf(parts);
+    const passed = bytes && meter.push(bytes);
+    if (passed === undefined) writeHeld(this);
+    if (passed === bytes) return write.apply(this, parts);
+    return write.call(this, passed, undefined, parts.find(isFunction));
+  };
+
+  methods.end = function (...parts) {
+    if (!isEnded) beginBody();
+    if (isEnded || meter === undefined) return end.apply(this, parts);
+    isEnded = true;
+    const bytes = isChunk(parts[0]) ? bytesOf(parts) : NONE;
+    const passed = bytes && meter.push(bytes);
+    if (passed === undefined) writeHeld(this);
+    const held = endMeter();
+    if (passed === bytes && held.length === 0) return end.apply(this, parts);
+    return end.call(this, joinBytes([passed ?? NONE, held]), undefined, parts.find(isFunction));
+  };
+
+  return () => void endMeter();
+}
+
+const NONE = new Uint8Array();
+const encoder = new TextEncoder();
+
+/** A field of the headers that `writeHead` got: an object, a list of names and values in turn, or a list of pairs. */
+function givenField(given: unknown, name: string): unknown {
+  const fields = Array.isArray(given) ? pairsOf(given) : Object.entries(given ?? {});
+  return fields.find(([field]) => String(field).toLowerCase() === name)?.[1];
+}
+
+function pairsOf(given: readonly unknown[]): readonly (readonly unknown[])[] {
+  if (Array.isArray(given[0])) return given as readonly (readonly unknown[])[];
+  return given.flatMap((field, at) => (at % 2 === 0 ? [[field, given[at + 1]]] : []));
+}
+
+/** What a call writes; undefined for what cannot be read: a rare encoding, or what Node will refuse. */
+function bytesOf([chunk, encoding]: readonly unknown[]): Uint8Array | undefined {
+  if (chunk instanceof Uint8Array) return chunk;
+  if (typeof chunk !== "string") return undefined;
+  const name = typeof encoding === "string" ? encoding.toLowerCase() : "utf8";
+  if (name === "utf8" || name === "utf-8") return encoder.encode(chunk);
+  // Node writes the low byte of every character for each of them.
+  const isByteForByte = name === "latin1" || name === "binary" || name === "ascii";
+  return isByteForByte ? Uint8Array.from(chunk.split(""), (unit) => unit.charCodeAt(0)) : undefined;
+}
+
+function isChunk(part: unknown): boolean {
+  return part !== undefined && part !== null && !isFunction(part);
+}
+
+function isFunction(part: unknown): boolean {
+  return typeof part === "function";
+}
+
+function isObject(part: unknown): boolean {
+  return typeof part === "object" && part !== null;
+}
