@@ -8,7 +8,14 @@ import * as anthropic1 from "@anthropic-ai/sdk";
 import { createAdaptorServer } from "@hono/node-server";
 import { APICallError, generateText, type LanguageModel, RetryError, streamText } from "ai";
 import * as anthropic0 from "anthropic-sdk-0";
-import { createKeystile, type IssueInput, type Keystile, type Runtime, type Store } from "keystile";
+import {
+  createKeystile,
+  fixedPrice,
+  type IssueInput,
+  type Keystile,
+  type Runtime,
+  type Store,
+} from "keystile";
 import { memoryStore } from "keystile/memory";
 import { manualClock } from "keystile/testing";
 import * as openai7 from "openai";
@@ -112,7 +119,11 @@ async function openGateway(store: Store): Promise<Gateway> {
     randomBytes: (size) => crypto.getRandomValues(new Uint8Array(size)),
   };
   const keystile = createKeystile({ store, runtime, drainMs: 0 });
-  const app = createGateway({ keystile, upstream: { url: modelServer.url, apiKey: PROVIDER_KEY } });
+  const app = createGateway({
+    keystile,
+    upstream: { url: modelServer.url, apiKey: PROVIDER_KEY },
+    prices: fixedPrice(1),
+  });
   const attempts: Headers[] = [];
   const server = createAdaptorServer({
     fetch(request: Request, env: object) {

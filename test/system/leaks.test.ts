@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { inspect } from "node:util";
 import { serve } from "@hono/node-server";
-import { createKeystile, type IssuedKey, type Store } from "keystile";
+import { createKeystile, fixedPrice, type IssuedKey, type Store } from "keystile";
 import { sqliteStore } from "keystile/sqlite";
 import { afterAll, expect, test, vi } from "vitest";
 import { createGateway } from "../../examples/gateway/gateway.ts";
@@ -50,7 +50,11 @@ test("no secret is in anything that is answered, forwarded, printed, thrown or s
       isDown ? Promise.reject(new Error(`down: ${inspect(groups, { depth: 9 })}`)) : files.write(groups),
   };
   const gate = createKeystile({ store, storeTimeoutMs: 500, drainMs: 0 });
-  const app = createGateway({ keystile: gate, upstream: { url, apiKey: "provider-key" } });
+  const app = createGateway({
+    keystile: gate,
+    upstream: { url, apiKey: "provider-key" },
+    prices: fixedPrice(1),
+  });
   const server = serve({ fetch: app.fetch, port: 0, hostname: "127.0.0.1" });
   await new Promise((resolve) => server.once("listening", resolve));
   const base = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;

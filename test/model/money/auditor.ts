@@ -30,7 +30,7 @@ const CHARGED = ["settled", "voided", "expired"];
  * stored and what they ever called for, by key and by the cycle in which a request was admitted.
  */
 export function createMoneyAuditor(books: Books) {
-  const { clock, nowMs, step, toleranceMs, isCalm, fail, count, keys, ownerOf, editsOf } = books;
+  const { clock, nowMs, step, toleranceMs, fail, count, keys, ownerOf, editsOf } = books;
   const judgeAlerts = createAlertJudge(books);
 
   function sent(process: string, groups: readonly (readonly Write[])[]): void {
@@ -146,7 +146,8 @@ export function createMoneyAuditor(books: Books) {
       count("collected");
       track.hasCollected = true;
       if (collected.mode === "release") track.isReleased = true;
-      if (isCalm) fail("renewed-in-time", `${identity} was collected though nothing was wrong`);
+      if (books.isRenewed && books.endings.get(owner ?? "") === "running")
+        fail("renewed-in-time", `${identity} of ${owner}, which lives, was collected`);
       if (entry.renewByMs > storeMs + toleranceMs)
         fail("renewed-in-time", `${identity} was collected too early`);
       if (owner !== writer && JSON.stringify(collected.collected) !== JSON.stringify(entry.held))
@@ -226,8 +227,19 @@ export function createMoneyAuditor(books: Books) {
       fail("entries-apply-once", `${body.credited} is credited, the entries say ${applied}`);
     for (const key of track.keys.values()) judgeCounters(key);
     judgeHolds(track, body);
+    if ([body, ...[...track.keys.values()].map(({ states }) => latest(states))].some(isMemoryOver))
+      track.isBlurred = true;
     if (!track.isBlurred) judgeBooks(track, body, writer);
     judgeCover(track);
+  }
+
+  /** A collection is forgotten when its hour is over, whether or not somebody has written so since. */
+  function isMemoryOver(body: LedgerBody | undefined): boolean {
+    const untilMs = clock.latest(nowMs()) + toleranceMs;
+    return Object.values(body?.collected ?? {}).some(
+      ({ collectedAtMs, collected }) =>
+        Object.keys(collected).length > 0 && collectedAtMs + MEMORY_MS <= untilMs,
+    );
   }
 
   /** Every admitted request is held, and booked, in its key and in its account, or in neither. */

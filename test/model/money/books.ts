@@ -81,8 +81,13 @@ export interface Claim {
   told: number;
 }
 
+export interface MoneyOracleOptions extends OracleOptions {
+  /** Nothing in this run keeps a living process from renewing its holds. */
+  readonly isRenewed: boolean;
+}
+
 /** Everything the oracle remembers, shared by its parts. */
-export interface Books extends OracleOptions {
+export interface Books extends MoneyOracleOptions {
   readonly accounts: Map<string, AccountTrack>;
   readonly keys: Map<string, KeyTrack>;
   readonly endings: Map<string, Ending>;
@@ -97,7 +102,7 @@ export interface Books extends OracleOptions {
   count(name: string): void;
 }
 
-export function openBooks(options: OracleOptions): Books {
+export function openBooks(options: MoneyOracleOptions): Books {
   const accounts = new Map<string, AccountTrack>();
   const edits = new Map<string, Set<MoneyEdit>>();
   return {

@@ -1,4 +1,3 @@
-import type { OracleOptions } from "../account.js";
 import { hearAlert, type Told } from "./alerts.js";
 import { createMoneyAuditor } from "./auditor.js";
 import {
@@ -8,6 +7,7 @@ import {
   type KeyTrack,
   latest,
   type MoneyEdit,
+  type MoneyOracleOptions,
   type MoneyRequest,
   openBooks,
   type Price,
@@ -22,7 +22,7 @@ export type MoneyOracle = ReturnType<typeof createMoneyOracle>;
  * Keeps its own account of what callers of several processes saw of shared money, and judges every answer, every
  * alert and every stored document by it. Of the package it knows what the design says its documents mean, nothing else.
  */
-export function createMoneyOracle(options: OracleOptions) {
+export function createMoneyOracle(options: MoneyOracleOptions) {
   const books = openBooks(options);
   const { clock, nowMs, step, isCalm, fail, count, keys, endings, ownerOf, editsOf, claims } = books;
   const auditor = createMoneyAuditor(books);

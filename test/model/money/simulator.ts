@@ -53,7 +53,8 @@ export async function simulateMoney(
   let isWindingDown = false;
 
   const toleranceMs = isCalm ? 2 * faults.latencyMs : 1_000;
-  const oracle = createMoneyOracle({ clock, nowMs, step, toleranceMs, isCalm, statistics, fail });
+  const isRenewed = profile === "calm" || profile === "lossy" || profile === "days";
+  const oracle = createMoneyOracle({ isRenewed, clock, nowMs, step, toleranceMs, isCalm, statistics, fail });
   let changed: Document[] = [];
   const store = trueStore((document) => changed.push(document));
   const processes = createProcesses<Keystile>({

@@ -100,7 +100,7 @@ async function burst(input: Burst): Promise<BurstReport> {
 async function finish(): Promise<number> {
   for (const { decision, random } of kept.splice(0)) {
     const isVoid = random.chance(0.3);
-    const actual = isVoid ? 0 : random.between(0, decision.estimate + 1);
+    const actual = isVoid ? 0 : random.between(0, (decision.estimate as number) + 1);
     settling.push(isVoid ? decision.void().then(() => 0) : settleAt(decision, actual, 0));
   }
   const costs = await Promise.all(settling);
