@@ -257,7 +257,7 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
     return recordsOf(subject, (id) => group.confirmed(id)?.record);
   }
 
-  async function fetch(subject: Subject): Promise<Records> {
+  async function readRecords(subject: Subject): Promise<Records> {
     const group = use(subject);
     const ids = idsOf(subject);
     const versions = versionsOf(group, ids);
@@ -278,7 +278,7 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
   }
 
   async function fetchDocuments(subject: KeySubject): Promise<Documents | undefined> {
-    const { key, account } = await fetch(subject);
+    const { key, account } = await readRecords(subject);
     if (key === undefined) return undefined;
     if (subject.accountId !== undefined && account === undefined) throw accountMissing();
     return { key, ...(account && { account }) };
@@ -288,7 +288,7 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
     cached: cached as GroupCommit["cached"],
     fetch: ((subject: Subject) =>
       subject.keyId === undefined
-        ? fetch(subject)
+        ? readRecords(subject)
         : fetchDocuments(subject as KeySubject)) as GroupCommit["fetch"],
 
     async subjectOf(keyId) {

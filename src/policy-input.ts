@@ -1,8 +1,16 @@
 import { z } from "zod";
 import { compileRanges } from "./address.js";
 import { DAY_MS, type Limit, type Policy, type RequestLimit } from "./documents.js";
+import {
+  assertSize,
+  checkLimits,
+  defined,
+  limitsShape,
+  metadataShape,
+  requestLimitShape,
+  text,
+} from "./input-shapes.js";
 import { invalid, parse } from "./invalid-options.js";
-import { bucketName, capacity, isRateLimit } from "./limits.js";
 import { checkModelPatterns } from "./models.js";
 import { isTime } from "./policy.js";
 import type { SecretPrefixes } from "./secret.js";
@@ -52,44 +60,8 @@ export interface IssueInput extends PolicyInput {
   readonly secret?: string;
 }
 
-const MAX_WINDOW_MS = 31 * DAY_MS;
-
-export const text: z.ZodString = z.string().min(1).max(256);
-
-const requestLimit = z.strictObject({
-  requests: z.int().min(1),
-  windowMs: z.int().min(1_000).max(MAX_WINDOW_MS),
-  burst: z.int().min(1).optional(),
-});
-
-const { windowMs, burst } = requestLimit.shape;
-const limit = z.union(
-  [
-    requestLimit.extend({ per: z.literal("model").optional() }).readonly(),
-    z
-      .strictObject({ tokens: z.int().min(1), windowMs, burst, per: z.literal("model").optional() })
-      .readonly(),
-    z.strictObject({ inFlight: z.int().min(1) }).readonly(),
-  ],
-  {
-    error:
-      "expected { requests, windowMs, burst?, per? }, { tokens, windowMs, burst?, per? } or { inFlight }",
-  },
-);
-
 // Frozen, because views and decisions show parts of a policy to callers.
 const names = z.array(z.string()).readonly().nullable().optional();
-
-export const limitsShape: z.ZodOptional<z.ZodType<readonly Limit[]>> = z
-  .array(limit)
-  .max(16)
-  .readonly()
-  .optional();
-export const metadataShape: z.ZodOptional<z.ZodType<Readonly<Record<string, string>>>> = z
-  .record(z.string().min(1).max(64), z.string().max(512))
-  .refine((members) => Object.keys(members).length <= 32, "expected at most 32 members")
-  .readonly()
-  .optional();
 
 const policyShape = {
   name: text.optional(),
@@ -151,9 +123,6 @@ export function parsePolicyPatch(patch: PolicyInput, now: number): (policy: Poli
 
 const MAX_GRACE_MS = 365 * DAY_MS;
 
-/** A document is 64 KiB at most, and the rest of it is for counters. */
-const MAX_POLICY_BYTES = 24_576;
-
 const updateCondition = z.strictObject({ ifPolicyVersion: z.int().min(1).optional() });
 const rotateOptions = z.strictObject({ graceMs: z.int().min(0).max(MAX_GRACE_MS).default(0) });
 const listQuery = z.strictObject({
@@ -201,30 +170,6 @@ function applyPolicy(
   return Object.freeze(merged) as unknown as Policy;
 }
 
-/** @throws KeystileError `invalid_options` for a policy, or terms, that leave too little of a document for the rest. */
-export function assertSize(policy: object, path: string, maxBytes = MAX_POLICY_BYTES): void {
-  const bytes = new TextEncoder().encode(JSON.stringify(policy)).byteLength;
-  if (bytes <= maxBytes) return;
-  throw invalid(path, `expected at most ${maxBytes} bytes of JSON, received ${bytes}; shorten its lists`);
-}
-
-/** @throws KeystileError `invalid_options` for limits of which one would never bind, or that cannot be counted. */
-export function checkLimits(limits: readonly Limit[], path: string): void {
-  const rates = limits.filter(isRateLimit);
-  if (new Set(rates.map(bucketName)).size < rates.length) {
-    throw invalid(path, "two limits have the same unit, windowMs and per; keep the tighter one");
-  }
-  if (limits.length - rates.length > 1) throw invalid(path, "expected at most one inFlight");
-  for (const rate of rates) {
-    if (!Number.isSafeInteger(capacity(rate))) {
-      throw invalid(
-        path,
-        `burst (or requests, or tokens) times windowMs must stay within 2^53 - 1; lower one of them. Received ${capacity(rate)}`,
-      );
-    }
-  }
-}
-
 /** Year 2000 in milliseconds: numbers below it are seconds, or a mistake. */
 const EARLIEST_MS = 946_684_800_000;
 
@@ -241,12 +186,7 @@ function expiryMs(expiresAt: Date | number | string | null, now: number, path: s
 /** A limit per address, as the option of that name. @throws KeystileError `invalid_options` */
 export function parseAddressLimit(value: unknown, path: string): RequestLimit | undefined {
   if (value === undefined) return undefined;
-  const parsed = parse(requestLimit, value, path);
+  const parsed = parse(requestLimitShape, value, path);
   checkLimits([parsed], path);
   return parsed;
-}
-
-/** Members that are there and undefined say nothing. */
-export function defined<T extends object>(members: T): { [K in keyof T]: Exclude<T[K], undefined> } {
-  return Object.fromEntries(Object.entries(members).filter(([, value]) => value !== undefined)) as never;
 }

@@ -50,7 +50,7 @@ export function meterResponse(response: NodeResponse, meterOf: NonNullable<Admit
 
   methods.write = function (...parts) {
     if (!isEnded) beginBody();
-    if (isEnded || meter === undefined) return write.apply(this, parts);
+    if (isEnded || meter === undefined || !isChunk(parts[0])) return write.apply(this, parts);
     const bytes = bytesOf(parts);
     const passed = bytes && meter.push(bytes);
     if (passed === undefined) writeHeld(this);
@@ -76,18 +76,16 @@ export function meterResponse(response: NodeResponse, meterOf: NonNullable<Admit
 const NONE = new Uint8Array();
 const encoder = new TextEncoder();
 
-/** A field of the headers that `writeHead` got: an object, a list of names and values in turn, or a list of pairs. */
+/** A field of the headers that `writeHead` got: an object, or a list of names and values in turn. */
 function givenField(given: unknown, name: string): unknown {
-  const fields = Array.isArray(given) ? pairsOf(given) : Object.entries(given ?? {});
-  return fields.find(([field]) => String(field).toLowerCase() === name)?.[1];
+  if (!Array.isArray(given)) {
+    return Object.entries(given ?? {}).find(([field]) => field.toLowerCase() === name)?.[1];
+  }
+  const at = given.findIndex((field, place) => place % 2 === 0 && String(field).toLowerCase() === name);
+  return at === -1 ? undefined : given[at + 1];
 }
 
-function pairsOf(given: readonly unknown[]): readonly (readonly unknown[])[] {
-  if (Array.isArray(given[0])) return given as readonly (readonly unknown[])[];
-  return given.flatMap((field, at) => (at % 2 === 0 ? [[field, given[at + 1]]] : []));
-}
-
-/** What a call writes; undefined for what cannot be read: a rare encoding, or what Node will refuse. */
+/** What a call writes; undefined for text in a rare encoding, which is not read. */
 function bytesOf([chunk, encoding]: readonly unknown[]): Uint8Array | undefined {
   if (chunk instanceof Uint8Array) return chunk;
   if (typeof chunk !== "string") return undefined;
@@ -99,7 +97,7 @@ function bytesOf([chunk, encoding]: readonly unknown[]): Uint8Array | undefined 
 }
 
 function isChunk(part: unknown): boolean {
-  return part !== undefined && part !== null && !isFunction(part);
+  return typeof part === "string" || part instanceof Uint8Array;
 }
 
 function isFunction(part: unknown): boolean {

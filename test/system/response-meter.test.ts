@@ -1,4 +1,4 @@
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import { createServer, type Server, type ServerResponse } from "node:http";
 import {
   connect as connectHttp2,
   createServer as createHttp2Server,
@@ -109,16 +109,6 @@ const WRITERS: Readonly<Record<string, readonly [used: number, Writer, method?: 
   "writeHead with a list": [
     25,
     (response) => response.writeHead(200, ["X-A", "1", "Content-Type", JSON_TYPE]).end(ANSWER),
-  ],
-  "writeHead with pairs": [
-    25,
-    (response) =>
-      response
-        .writeHead(200, [
-          ["X-A", "1"],
-          ["Content-Type", JSON_TYPE],
-        ] as never)
-        .end(ANSWER),
   ],
   "writeHead over setHeader": [
     25,

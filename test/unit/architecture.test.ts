@@ -22,6 +22,7 @@ const PACKAGES: Readonly<Record<string, readonly string[]>> = {
   "document-schemas": ["zod"],
   options: ["zod"],
   "policy-input": ["zod"],
+  "input-shapes": ["zod"],
   "account-input": ["zod"],
   "invalid-options": ["zod"],
   prices: ["zod"],

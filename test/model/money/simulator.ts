@@ -53,7 +53,7 @@ export async function simulateMoney(
   let isWindingDown = false;
 
   const toleranceMs = isCalm ? 2 * faults.latencyMs : 1_000;
-  const isRenewed = profile === "calm" || profile === "lossy" || profile === "days";
+  const isRenewed = faults.profile === "calm" && !Number.isFinite(faults.crashGapMs);
   const oracle = createMoneyOracle({ isRenewed, clock, nowMs, step, toleranceMs, isCalm, statistics, fail });
   let changed: Document[] = [];
   const store = trueStore((document) => changed.push(document));
