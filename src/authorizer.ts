@@ -1,5 +1,6 @@
 import { type Address, clientAddress, namedAddress } from "./address.js";
 import { addressLimit } from "./address-limit.js";
+import { assertAmount, assertCost } from "./cost.js";
 import { type HeaderSource, headerValues, readCredential } from "./credential.js";
 import { decide, familiesOf, limitsOf, type Verdict } from "./decide.js";
 import {
@@ -18,7 +19,6 @@ import type { Events } from "./events.js";
 import type { GroupCommit, KeyStep, KeySubject } from "./group-commit.js";
 import type { Settings } from "./options.js";
 import { evaluateArrival, type Facts } from "./policy.js";
-import { assertAmount, assertCost } from "./quota.js";
 import { type Refusal, refuse } from "./refusal.js";
 import type { Runtime } from "./runtime.js";
 import { digestsOf, hasValidChecksum, isSecret } from "./secret.js";

@@ -1,9 +1,10 @@
+import { assertAmount, assertCost } from "./cost.js";
 import type { AccountRecord, Amounts, Cost, Documents, KeyRecord } from "./documents.js";
 import { KeystileError } from "./errors.js";
 import { hold } from "./ledger.js";
 import { type LimitStatus, type LimitsOutcome, limitStatus, takeRequest } from "./limits.js";
 import { evaluatePolicy, type Facts, type Rule } from "./policy.js";
-import { allot, assertAmount, assertCost, type QuotaStatus, quotaStatus } from "./quota.js";
+import { allot, type QuotaStatus, quotaStatus } from "./quota.js";
 import { type Refusal, refuse } from "./refusal.js";
 import { type Reservation, sweep } from "./settle.js";
 import { judgeSubscription, ratePercentOf } from "./subscription.js";

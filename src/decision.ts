@@ -1,3 +1,4 @@
+import { assertCost } from "./cost.js";
 import type { Granted } from "./decide.js";
 import type { Cost, Documents } from "./documents.js";
 import type { Events } from "./events.js";
@@ -5,7 +6,7 @@ import type { GroupCommit, KeyStep, KeySubject } from "./group-commit.js";
 import type { LimitStatus } from "./limits.js";
 import { isModelAllowed } from "./models.js";
 import type { Facts } from "./policy.js";
-import { assertCost, type QuotaStatus } from "./quota.js";
+import type { QuotaStatus } from "./quota.js";
 import type { Refusal } from "./refusal.js";
 import type { Runtime } from "./runtime.js";
 import { type Ending, settle } from "./settle.js";

@@ -14,6 +14,9 @@ export const MAX_COLLECTED = 64;
 /** Models counted by name on one day; the others count as `other`. */
 export const MAX_TALLIED_MODELS = 64;
 
+/** Longer names of models are on no list: the work of matching is bounded by their length times that of the patterns. */
+export const MAX_MODEL_LENGTH = 512;
+
 export const DAY_MS = 86_400_000;
 
 /**

@@ -1,7 +1,7 @@
+import { assertAmount, assertCost } from "./cost.js";
 import { type HeaderSource, headerValues } from "./credential.js";
 import type { Cost } from "./documents.js";
 import type { Estimate, Priced, Prices } from "./prices.js";
-import { assertAmount, assertCost } from "./quota.js";
 import type { ObservedUsage, Usage } from "./usage.js";
 import { askForUsage, type UsageMeter, usageMeter } from "./usage-meter.js";
 import type { UsageReader } from "./usage-readers.js";

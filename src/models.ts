@@ -1,3 +1,4 @@
+import { MAX_MODEL_LENGTH } from "./documents.js";
 import { invalid } from "./invalid-options.js";
 
 /** The part of a policy that is about models. Absent: every model, and none denied. */
@@ -9,9 +10,6 @@ export interface ModelPolicy {
 /** How many patterns a list holds, and how long each may be, when a policy is written. */
 export const MAX_PATTERNS = 256;
 export const MAX_PATTERN_LENGTH = 256;
-
-/** No list allows a longer name: the work of matching is bounded by its length times that of the patterns. */
-export const MAX_MODEL_LENGTH = 512;
 
 /**
  * Judges the models a request asks for; `undefined` means that nothing speaks against it.

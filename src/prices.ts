@@ -1,8 +1,8 @@
 import { z } from "zod";
 import { DEFAULT_MEASURE, type InputMeasure, tokenCeilings } from "./ceilings.js";
-import type { Cost } from "./documents.js";
+import { type Cost, MAX_MODEL_LENGTH } from "./documents.js";
 import { invalid, parse } from "./invalid-options.js";
-import { MAX_MODEL_LENGTH, MAX_PATTERN_LENGTH, matchesPattern } from "./models.js";
+import { MAX_PATTERN_LENGTH, matchesPattern } from "./models.js";
 import type { Usage } from "./usage.js";
 
 /** What is known of a request when its price is estimated. */

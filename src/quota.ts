@@ -132,26 +132,6 @@ export function balanceStatus(account: AccountRecord): QuotaStatus {
   return purseStatus(account, BALANCE_PURSE, account.credited);
 }
 
-/** @throws TypeError for anything but an integer from 0 to 2^53 - 1, or one for each fund. */
-export function assertCost(cost: unknown): asserts cost is Cost {
-  if (typeof cost === "object" && cost !== null) {
-    const { subscription, balance } = cost as Partial<FundCosts>;
-    assertAmount(subscription, "cost.subscription");
-    assertAmount(balance, "cost.balance");
-  } else {
-    assertAmount(cost, "cost");
-  }
-}
-
-/** @throws TypeError for anything but an integer from 0 to 2^53 - 1. */
-export function assertAmount(value: unknown, name: string): asserts value is number {
-  if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 0) {
-    throw new TypeError(
-      `A ${name} must be an integer from 0 to ${Number.MAX_SAFE_INTEGER}, received ${String(value)}.`,
-    );
-  }
-}
-
 /** The shares, or the reason why there are none. `free`: as if no request in flight held anything. */
 function divide({ key, account }: Documents, cost: Cost, holds: Holds): Shares | RefusedFund {
   const own = ownQuota(key, holds);

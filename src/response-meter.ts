@@ -17,8 +17,6 @@ export function meterResponse(response: NodeResponse, meterOf: NonNullable<Admit
   let meter: UsageMeter | undefined;
   let isHeadKnown = false;
   let isBodyBegun = false;
-  // From then on methods call one another, and nothing else is to be read.
-  let isEnded = false;
 
   function readHead(status: number, given: unknown): void {
     meter = meterOf(status, (name) => givenField(given, name) ?? response.getHeader(name));
@@ -49,8 +47,8 @@ export function meterResponse(response: NodeResponse, meterOf: NonNullable<Admit
   };
 
   methods.write = function (...parts) {
-    if (!isEnded) beginBody();
-    if (isEnded || meter === undefined || !isChunk(parts[0])) return write.apply(this, parts);
+    beginBody();
+    if (meter === undefined || !isChunk(parts[0])) return write.apply(this, parts);
     const bytes = bytesOf(parts);
     const passed = bytes && meter.push(bytes);
     if (passed === undefined) writeHeld(this);
@@ -59,12 +57,12 @@ export function meterResponse(response: NodeResponse, meterOf: NonNullable<Admit
   };
 
   methods.end = function (...parts) {
-    if (!isEnded) beginBody();
-    if (isEnded || meter === undefined) return end.apply(this, parts);
-    isEnded = true;
+    beginBody();
+    if (meter === undefined) return end.apply(this, parts);
     const bytes = isChunk(parts[0]) ? bytesOf(parts) : NONE;
     const passed = bytes && meter.push(bytes);
     if (passed === undefined) writeHeld(this);
+    // Ended first: a response of HTTP/2 writes to itself what it ends with.
     const held = endMeter();
     if (passed === bytes && held.length === 0) return end.apply(this, parts);
     return end.call(this, joinBytes([passed ?? NONE, held]), undefined, parts.find(isFunction));

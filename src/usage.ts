@@ -1,4 +1,4 @@
-import { MAX_MODEL_LENGTH } from "./models.js";
+import { MAX_MODEL_LENGTH } from "./documents.js";
 
 /** Token counts of one answer: integers, and no part is greater than what it is a part of. */
 export interface Usage {

@@ -79,16 +79,12 @@ const MESSAGES = [
 const idle = { observe() {}, settle() {}, void() {} } as unknown as Allowed;
 
 function json(text: string, plan: Partial<Plan> = {}): Plan {
-  return { ...quickly(plan), type: "application/json", chunks: [text], ...plan };
+  return { status: 200, type: "application/json", chunks: [text], end: "close", isQuick: true, ...plan };
 }
 
 function stream(text: string, plan: Partial<Plan> = {}): Plan {
-  return { ...quickly(plan), type: "text/event-stream; charset=utf-8", chunks: [text], ...plan };
-}
-
-/** One that breaks takes its time, because some servers would answer with an error instead. */
-function quickly({ end }: Partial<Plan>) {
-  return { status: 200, end: "close", isQuick: end !== "break" } as const;
+  const type = "text/event-stream; charset=utf-8";
+  return { status: 200, type, chunks: [text], end: "close", isQuick: true, ...plan };
 }
 
 function singleBytes(text: string): readonly Uint8Array[] {
@@ -306,6 +302,7 @@ const answers = new Map<string, (decision: Allowed) => Plan>(
 const unknown: string[] = [];
 /** What every key said in the end, to be compared when all is over. */
 const ends: (readonly [keyId: string, Tally])[] = [];
+let headSeen: Promise<void>;
 let gate: Keystile;
 
 beforeAll(() => {
@@ -339,7 +336,14 @@ async function start(name: string, options: Common): Promise<number> {
 
 function planOf(url: string, decision: Allowed): Plan {
   const name = decodeURIComponent(url.split("?answer=")[1] ?? "");
-  return (answers.get(name) as (decision: Allowed) => Plan)(decision);
+  const plan = (answers.get(name) as (decision: Allowed) => Plan)(decision);
+  return plan.end === "break" ? { ...plan, chunks: withHead(plan.chunks) } : plan;
+}
+
+/** A server may answer with an error instead of an answer that breaks before its head is out. */
+async function* withHead(chunks: Plan["chunks"]) {
+  yield* chunks;
+  await headSeen;
 }
 
 async function newKey(): Promise<{ readonly secret: string; readonly keyId: string }> {
@@ -422,7 +426,12 @@ describe.each(NAMES)("%s", (name) => {
     const client = new AbortController();
     const plan = row.answer(idle);
     const expected = Buffer.from(row.received ?? (await written(plan)));
+    let seeHead = (): void => {};
+    headSeen = new Promise((resolve) => {
+      seeHead = resolve;
+    });
     const response = await ask(port, secret, title, { method, body, signal: client.signal });
+    seeHead();
     const received = await readAll(response.body, isLeaving ? expected.length : undefined);
     if (isLeaving) client.abort();
     const isWhole = plan.end !== "break";

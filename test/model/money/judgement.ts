@@ -95,7 +95,8 @@ function isShort(reason: string, account: AccountBody, evidence: MoneyEvidence):
   const judge = (allowance: number, capLeft: number): boolean => {
     const cost = request.cost;
     const [first, second] = typeof cost === "number" ? [cost, cost] : [cost.subscription, cost.balance];
-    if (allowance - slack >= first) return false;
+    // What is free passes by a fund with something left, or by one that is not in debt.
+    if (allowance - slack >= Math.max(first, 1)) return false;
     const rest = typeof cost === "number" ? second - Math.max(0, allowance - slack) : second;
     if (reason === "subscription_exhausted") return cap === 0;
     if (cap === 0) return false;

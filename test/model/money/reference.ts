@@ -136,7 +136,8 @@ function reserve(
   keyHeld: number,
 ): ReferenceAnswer {
   const cycle = key.pays === "subscription" ? cycleOf(account) : "";
-  const funds = fundsOf(account, key.pays, cycle, cost, held);
+  const all = fundsOf(account, key.pays, cycle, cost, held);
+  const funds = all.slice(0, debtorOf(account, all) + 1);
   const purses = new Map<string, number>();
   let total = 0;
   let missing = 0;
@@ -148,22 +149,23 @@ function reserve(
       total += amount;
       for (const purse of fund.purses) if (amount > 0) purses.set(purse, amount);
     }
-    // Who is in debt everywhere does not even get what is free.
-    if (funds.every(({ room }) => room < 0)) missing = Math.max(missing, 1);
+    // Debt of the last fund blocks even what is free, unless something is left of one before it.
+    const isLeft = funds.some(({ room }) => room > 0);
+    if (!isLeft && (funds.at(-1)?.room ?? 0) < 0) missing = Math.max(missing, 1);
   } else {
     const fund = funds.find(({ room, price }) => room >= price);
     if (fund === undefined) missing = 1;
     else total = fund.price;
     for (const purse of fund?.purses ?? []) if (total > 0) purses.set(purse, total);
   }
-  const wanted = missing === 0 ? total : typeof cost === "number" ? cost : leastOf(cost, key.pays);
+  const wanted = missing === 0 ? total : typeof cost === "number" ? cost : leastOf(funds);
   if ((key.quota ?? ALL) - key.used - keyHeld < wanted) return { reason: "key_quota_exhausted" };
   if (missing === 0) return { purses, total, cycle };
   return { reason: reasonOf(account, key.pays, funds, cost) };
 }
 
-function leastOf(cost: Exclude<Price, number>, pays: Pays): number {
-  return pays === "balance" ? cost.balance : Math.min(cost.subscription, cost.balance);
+function leastOf(funds: readonly Fund[]): number {
+  return Math.min(...funds.map(({ price }) => price));
 }
 
 function reasonOf(account: ReferenceAccount, pays: Pays, funds: readonly Fund[], cost: Price): string {

@@ -1,0 +1,21 @@
+import type { Cost, FundCosts } from "./documents.js";
+
+/** @throws TypeError for anything but an integer from 0 to 2^53 - 1, or one for each fund. */
+export function assertCost(cost: unknown): asserts cost is Cost {
+  if (typeof cost === "object" && cost !== null) {
+    const { subscription, balance } = cost as Partial<FundCosts>;
+    assertAmount(subscription, "cost.subscription");
+    assertAmount(balance, "cost.balance");
+  } else {
+    assertAmount(cost, "cost");
+  }
+}
+
+/** @throws TypeError for anything but an integer from 0 to 2^53 - 1. */
+export function assertAmount(value: unknown, name: string): asserts value is number {
+  if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 0) {
+    throw new TypeError(
+      `A ${name} must be an integer from 0 to ${Number.MAX_SAFE_INTEGER}, received ${String(value)}.`,
+    );
+  }
+}
