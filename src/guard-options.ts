@@ -22,7 +22,8 @@ export interface GuardOptions<R> {
   readonly model?: (request: R, body: unknown, named: () => Admission["model"]) => Admission["model"];
   /**
    * Prices each request by what it says before it runs, and by the usage that its answer reports after. Instead of `cost`
-   * and `tokens`. Answers pass unchanged and without delay; one that is compressed already cannot be read.
+   * and `tokens`. Answers pass unchanged and without delay. What is compressed behind the guard cannot be read, so let
+   * a middleware that compresses come first.
    */
   readonly prices?: Prices;
   /**

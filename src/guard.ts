@@ -14,7 +14,14 @@ import {
   requestIdHeaders,
 } from "./http.js";
 import type { Keystile } from "./keystile.js";
-import { type AnswerEnd, answerMeter, type Booking, bookingOf, estimateOf } from "./metering.js";
+import {
+  type AnswerEnd,
+  answerMeter,
+  type Booking,
+  bookingOf,
+  estimateOf,
+  leavesUsageOut,
+} from "./metering.js";
 import type { Estimate } from "./prices.js";
 import { requestedModels } from "./request-models.js";
 import { parseJsonBody } from "./strict-json.js";
@@ -80,7 +87,7 @@ export interface Guard<R> {
  */
 export function createGuard<R>(gate: Keystile, options: GuardOptions<R>): Guard<R> {
   checkGuardOptions(options);
-  const { prices, maxBodyBytes = 10_485_760 } = options;
+  const { prices, stripUsageChunk = false, maxBodyBytes = 10_485_760 } = options;
 
   async function arrive(arriving: Arriving<R>): Promise<Answered | Arrived> {
     const { request, method, url, headers } = arriving;
@@ -106,7 +113,10 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R>): Guard<
             const asked = await judge(arriving, body);
             const decision = await identified.admit(asked.admission);
             if (!decision.allowed) return refused(decision);
-            const told = { ...rateLimitHeaders(decision.limits), ...requestIdHeaders(requestId) };
+            const told = {
+              ...rateLimitHeaders(decision.limits, gate.wire.rateLimitHeaders),
+              ...requestIdHeaders(requestId),
+            };
             return { decision, headers: told, ...answering(method, decision, asked, options) };
           }),
       };
@@ -133,7 +143,8 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R>): Guard<
     const bytes = isBodiless(method) ? new Uint8Array() : body;
     const estimate = estimateOf(prices, { model, headers, bytes, body: value, maxBodyBytes });
     const admission = { model, cost: estimate.cost, tokens: estimate.tokens };
-    return { admission, estimate, body: value };
+    // Asked now: the handler may change what was parsed.
+    return { admission, estimate, strips: stripUsageChunk && leavesUsageOut(value) };
   }
 
   return { arrive };
@@ -143,7 +154,7 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R>): Guard<
 interface Asked {
   readonly admission: Admission;
   readonly estimate?: Estimate;
-  readonly body?: unknown;
+  readonly strips?: boolean;
 }
 
 async function orFault<T>(
@@ -162,16 +173,15 @@ async function orFault<T>(
 function answering(
   method: string,
   decision: Allowed,
-  { estimate, body }: Asked,
-  options: GuardOptions<never>,
+  { estimate, strips = false }: Asked,
+  { prices, onUnknownUsage = "estimate", readUsage }: GuardOptions<never>,
 ): Pick<Admitted, "meter" | "end"> {
-  const { prices, onUnknownUsage = "estimate" } = options;
   const pricing = prices && estimate && { prices, estimate, asked: decision.model, onUnknownUsage };
   let meter: UsageMeter | undefined;
   let isEnded = false;
 
   function meterAnswer(status: number, field: (name: string) => unknown): UsageMeter | undefined {
-    meter = answerMeter({ method, body }, { status, field }, options);
+    meter = answerMeter(method, { status, field }, { readUsage, strips });
     return meter;
   }
 

@@ -25,7 +25,7 @@ export interface Pricing {
 }
 
 /** A request as it is priced. `bytes` is its body, undefined if that was not read; `body` the value of one in JSON. */
-export interface PricedRequest {
+interface PricedRequest {
   readonly model: Priced["model"];
   readonly headers: HeaderSource;
   readonly bytes: Uint8Array | undefined;
@@ -54,31 +54,37 @@ function isEncoded(encoding: string): boolean {
 }
 
 /** What is to be known of an answer before its body: header fields by their name in lower case. */
-export interface AnswerHead {
+interface AnswerHead {
   readonly status: number;
   readonly field: (name: string) => unknown;
 }
 
+/** How answers are to be read. */
+interface Reading {
+  readonly readUsage: UsageReader | undefined;
+  /** Whether the chunk that only tells the usage is to be taken out. */
+  readonly strips: boolean;
+}
+
 /** A meter for the body of an answer; undefined where there is none to read. */
 export function answerMeter(
-  request: { readonly method: string; readonly body?: unknown },
+  method: string,
   { status, field }: AnswerHead,
-  options: { readonly readUsage?: UsageReader | undefined; readonly stripUsageChunk?: boolean | undefined },
+  { readUsage, strips }: Reading,
 ): UsageMeter | undefined {
-  const isReadable = status >= 200 && status < 300 && status !== 204 && request.method !== "HEAD";
+  const isReadable = status >= 200 && status < 300 && status !== 204 && method !== "HEAD";
   if (!isReadable) return undefined;
-  // A length that was announced must remain true.
-  const mayStrip = options.stripUsageChunk === true && (field("content-length") ?? undefined) === undefined;
   return usageMeter({
     contentType: String(field("content-type") ?? ""),
     contentEncoding: String(field("content-encoding") ?? ""),
-    readUsage: options.readUsage,
-    stripUsageChunk: mayStrip && hasNotAsked(request.body),
+    readUsage,
+    // A length that was announced must remain true.
+    stripUsageChunk: strips && (field("content-length") ?? undefined) === undefined,
   });
 }
 
-/** For a stream of a chat completion that tells its usage. */
-function hasNotAsked(body: unknown): boolean {
+/** Whether the body of a request asks for a stream of a chat completion, but not for its usage. */
+export function leavesUsageOut(body: unknown): boolean {
   return typeof body === "object" && body !== null && askForUsage(body).added;
 }
 

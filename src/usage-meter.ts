@@ -1,3 +1,4 @@
+import { followBody } from "./body.js";
 import { eventStream } from "./event-stream.js";
 import { jsonMembers, parseJson } from "./json-members.js";
 import { type ObservedUsage, tokenCount, type Usage } from "./usage.js";
@@ -145,37 +146,7 @@ function isUsageChunk(message: unknown): boolean {
  * up by its reader. Breaking and giving up reach the other side. Nothing is read before it is asked for.
  */
 export function meterBody(body: ReadableStream<Uint8Array>, meter: UsageMeter): ReadableStream<Uint8Array> {
-  const reader = body.getReader();
-  let isEnded = false;
-
-  function endOnce(): Uint8Array {
-    if (isEnded) return new Uint8Array();
-    isEnded = true;
-    return meter.end();
-  }
-
-  async function pull(controller: ReadableStreamDefaultController<Uint8Array>): Promise<void> {
-    try {
-      let passed: Uint8Array = new Uint8Array();
-      while (passed.length === 0 && !isEnded) {
-        const { done, value } = await reader.read();
-        passed = done ? endOnce() : meter.push(value);
-      }
-      if (passed.length > 0) controller.enqueue(passed);
-      if (isEnded) controller.close();
-    } catch (error) {
-      const held = endOnce();
-      if (held.length > 0) controller.enqueue(held);
-      throw error;
-    }
-  }
-
-  function cancel(reason: unknown): Promise<void> {
-    endOnce();
-    return reader.cancel(reason);
-  }
-
-  return new ReadableStream({ pull, cancel }, { highWaterMark: 0 });
+  return followBody(body, meter).body;
 }
 
 /** The part of a request for a chat completion that is about its stream. */

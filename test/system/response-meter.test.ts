@@ -335,6 +335,17 @@ describe("what is stripped", () => {
   });
 });
 
+test("a handler may ask for the usage in the very body that was judged", async () => {
+  const guard = expressKeystile(gate, { prices, stripUsageChunk: true });
+  const handler: RequestHandler = (request, response) => {
+    request.body.stream_options = { include_usage: true };
+    response.writeHead(200, stream).end(EVENT + USAGE_CHUNK);
+  };
+  const answer = await ask(await serve(createServer(express().use(guard, handler))));
+  expect(answer.body).toBe(EVENT);
+  await expectUsed(25);
+});
+
 describe("HTTP/2", () => {
   const writers: Readonly<Record<string, (response: Http2ServerResponse) => unknown>> = {
     "end alone": (response) => {

@@ -6,6 +6,7 @@ import {
   type Booking,
   bookingOf,
   estimateOf,
+  leavesUsageOut,
   type Pricing,
   type UnknownUsage,
 } from "../../src/metering.js";
@@ -224,6 +225,8 @@ describe("whether an answer is metered", () => {
   const json = { "content-type": "application/json" };
   const stream = { "content-type": "text/event-stream" };
 
+  const PLAIN = { readUsage: undefined, strips: false };
+
   function head(status: number, fields: Readonly<Record<string, unknown>>) {
     return { status, field: (name: string) => fields[name] };
   }
@@ -238,7 +241,7 @@ describe("whether an answer is metered", () => {
     ["a redirect", "POST", 302, json, false],
     ["an error", "POST", 400, json, false],
   ])("%s", (_, method, status, fields, isMetered) => {
-    const meter = answerMeter({ method }, head(status, fields), {});
+    const meter = answerMeter(method, head(status, fields), PLAIN);
     meter?.push(new TextEncoder().encode(ANSWER));
     meter?.end();
     expect(meter?.observed()?.isFinal ?? false).toBe(isMetered);
@@ -246,7 +249,7 @@ describe("whether an answer is metered", () => {
 
   test("one that is compressed, or of another type, is not seen", () => {
     for (const fields of [{ ...json, "content-encoding": "gzip" }, { "content-type": "text/plain" }, {}]) {
-      const meter = answerMeter({ method: "POST" }, head(200, fields), {});
+      const meter = answerMeter("POST", head(200, fields), PLAIN);
       meter?.push(new TextEncoder().encode(ANSWER));
       meter?.end();
       expect(meter?.observed()).toBeUndefined();
@@ -255,32 +258,33 @@ describe("whether an answer is metered", () => {
 
   test("a reader of one's own reads it", () => {
     const readUsage = () => seen(usage(3, 4), true);
-    const meter = answerMeter({ method: "POST" }, head(200, json), { readUsage });
+    const meter = answerMeter("POST", head(200, json), { readUsage, strips: false });
     meter?.push(new TextEncoder().encode("{}"));
     meter?.end();
     expect(meter?.observed()?.usage).toEqual(usage(3, 4));
   });
 
-  test.each<[string, boolean, unknown, Record<string, unknown>, boolean]>([
-    ["a stream, not asked for", true, { stream: true }, stream, true],
-    [
-      "a stream, asked not to",
-      true,
-      { stream: true, stream_options: { include_usage: false } },
-      stream,
-      true,
-    ],
-    ["a stream, asked for", true, { stream: true, stream_options: { include_usage: true } }, stream, false],
-    ["a stream, where nothing is stripped", false, { stream: true }, stream, false],
-    ["no stream", true, { stream: false }, stream, false],
-    ["a body that could not be read", true, undefined, stream, false],
-    ["a body of null", true, null, stream, false],
-    ["a stream of an announced length", true, { stream: true }, { ...stream, "content-length": 99 }, false],
-    ["a stream of no announced length", true, { stream: true }, { ...stream, "content-length": null }, true],
-  ])("the usage chunk of %s", (_, stripUsageChunk, body, fields, isStripped) => {
-    const meter = answerMeter({ method: "POST", body }, head(200, fields), { stripUsageChunk });
+  test.each<[string, boolean, Record<string, unknown>, boolean]>([
+    ["a stream", true, stream, true],
+    ["a stream, where nothing is to be stripped", false, stream, false],
+    ["a stream of an announced length", true, { ...stream, "content-length": 99 }, false],
+    ["a stream of no announced length", true, { ...stream, "content-length": null }, true],
+  ])("the usage chunk of %s", (_, strips, fields, isStripped) => {
+    const meter = answerMeter("POST", head(200, fields), { readUsage: undefined, strips });
     const passed = meter?.push(new TextEncoder().encode(CHUNK)).length ?? 0;
     expect(passed + (meter?.end().length ?? 0)).toBe(isStripped ? 0 : CHUNK.length);
     expect(meter?.observed()?.usage).toMatchObject({ inputTokens: 1, outputTokens: 2 });
   });
+});
+
+test.each<[string, unknown, boolean]>([
+  ["a stream", { stream: true }, true],
+  ["a stream without its usage", { stream: true, stream_options: { include_usage: false } }, true],
+  ["a stream with its usage", { stream: true, stream_options: { include_usage: true } }, false],
+  ["no stream", { stream: false }, false],
+  ["a list", [], false],
+  ["nothing", null, false],
+  ["what could not be read", undefined, false],
+])("the usage is left out by a request for %s", (_, body, isLeftOut) => {
+  expect(leavesUsageOut(body)).toBe(isLeftOut);
 });
