@@ -11,20 +11,23 @@ export interface AccountInput {
   /** Limits that all keys of the account share, as the `limits` of a key. Default none. */
   readonly limits?: readonly Limit[];
   /**
-   * Whether what exceeds a subscription is paid from the balance, and how much of it in each cycle: an integer from 0,
-   * or null for as much as there is. Default null: off.
+   * Whether what exceeds a subscription is paid from the balance. `null`: no (the default). `{ capPerCycle: n }`: at most n
+   * in each cycle, an integer from 0; `{ capPerCycle: null }`: up to the whole balance.
    */
   readonly payAsYouGo?: PayAsYouGo | null;
   /** As the option of `createKeystile`, for what is held of this account. */
   readonly onCrash?: Terms["onCrash"];
-  /** As that of a key. */
+  /** Up to 32 members, names up to 64 and values up to 512 characters; with all other terms at most 8 KiB. */
   readonly metadata?: Readonly<Record<string, string>>;
 }
 
 export interface OpenInput extends AccountInput {
   /** Who the account belongs to. 1 to 256 characters. Cannot be changed later. */
   readonly owner?: string;
-  /** The name by which its owner has it once: 1 to 64 of `A-Z a-z 0-9 _ -`. Default: a random one. */
+  /**
+   * The name under which its owner has one account, to be found by (`accounts.find`): 1 to 64 of `A-Z a-z 0-9 _ -`.
+   * Cannot be changed later. Default: none.
+   */
   readonly name?: string;
 }
 
@@ -34,7 +37,10 @@ export interface PlanInput {
   readonly name: string;
   /** How much may be used in each cycle: an integer from 0 in your unit. */
   readonly allowance: number;
-  /** By how much the limits of its keys are multiplied: 0.01 to 100, in hundredths. Default 1. */
+  /**
+   * By how much the limits of the keys that pay from it are multiplied, not those of the account: 0.01 to 100, at most two
+   * decimals. Default 1.
+   */
   readonly rateMultiplier?: number;
 }
 
@@ -81,14 +87,9 @@ const accountShape = {
   metadata: metadataShape,
 };
 const accountInput = z.strictObject(accountShape);
-const openInput = z.strictObject({
-  ...accountShape,
-  owner: text.optional(),
-  name: z
-    .string()
-    .regex(/^[\w-]{1,64}$/, "expected 1 to 64 of A-Z a-z 0-9 _ -")
-    .optional(),
-});
+const name = z.string().regex(/^[\w-]{1,64}$/, "expected 1 to 64 of A-Z a-z 0-9 _ -");
+const openInput = z.strictObject({ ...accountShape, owner: text.optional(), name: name.optional() });
+const accountName = z.strictObject({ owner: text.optional(), name });
 
 const planInput = z.strictObject({
   name: z.string().min(1).max(64),
@@ -131,6 +132,14 @@ const graceOptions = z.strictObject({ graceMs: z.int().min(0).max(MAX_GRACE_MS).
 const cancelOptions = z.strictObject({ at: z.enum(["period_end", "now"]).default("period_end") });
 
 const BLANK: Terms = { state: "active", limits: [], payAsYouGo: null, onCrash: "charge" };
+
+/** @throws KeystileError `invalid_options` */
+export function parseAccountName(query: unknown): {
+  readonly owner?: string | undefined;
+  readonly name: string;
+} {
+  return parse(accountName, query, "query");
+}
 
 /** @throws KeystileError `invalid_options` */
 export function parseOpenInput(

@@ -42,7 +42,7 @@ export interface AccountView {
   readonly label?: string;
   readonly state: "active" | "suspended";
   readonly createdAt: string;
-  /** `limit` is all that was ever credited, less what was debited; `remaining` is what is left. */
+  /** `limit`: all credits less all debits, which may be negative. `remaining`: what is left of it. */
   readonly balance: QuotaStatus;
   readonly subscription?: SubscriptionView;
   readonly payAsYouGo: PayAsYouGo | null;

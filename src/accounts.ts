@@ -2,6 +2,7 @@ import {
   type AccountInput,
   type OpenInput,
   type PlanInput,
+  parseAccountName,
   parseAccountPatch,
   parseCancel,
   parseEntry,
@@ -25,7 +26,7 @@ import {
 } from "./documents.js";
 import { KeystileError } from "./errors.js";
 import type { GroupCommit } from "./group-commit.js";
-import { isAccountId, newAccountId } from "./ids.js";
+import { isAccountId, namedAccountId, newAccountId } from "./ids.js";
 import type { IssuedKey, Keyring } from "./keyring.js";
 import type { Settings } from "./options.js";
 import { type IssueInput, parseListQuery, parseUpdateCondition } from "./policy-input.js";
@@ -62,6 +63,8 @@ export interface Accounts {
   /** Opens an account with a balance of 0. */
   open(input?: OpenInput): Promise<AccountView>;
   get(accountId: string): Promise<AccountView | undefined>;
+  /** The account that an owner has under a name. */
+  find(query: { readonly owner?: string; readonly name: string }): Promise<AccountView | undefined>;
   /** Accounts in order of their id, 1 to 1,000 a page (default 100); hand `next` in as `after` for the next page. */
   list(query?: { readonly owner?: string; readonly after?: string; readonly limit?: number }): Promise<{
     readonly accounts: readonly AccountView[];
@@ -83,8 +86,9 @@ export interface Accounts {
   /** Takes from the balance, once per id. It may become negative: a debit is a fact, as a charge-back is. */
   debit(accountId: string, entry: EntryInput): Promise<Applied>;
   /**
-   * Begins a subscription, and issues its `sk-sub-` key (none with `key: null`: keys of a subscription before it work
-   * again). @throws KeystileError `account_state` while there is one that has not ended
+   * Begins a subscription, and issues its `sk-sub-` key; none with `key: null`. Keys of earlier subscriptions of the account
+   * work again in either case: revoke those that should not.
+   * @throws KeystileError `account_state` while there is one that has not ended
    */
   subscribe(
     accountId: string,
@@ -94,6 +98,10 @@ export interface Accounts {
     accountId: string,
     input: SubscribeInput & { readonly key: null },
   ): Promise<{ readonly account: AccountView }>;
+  subscribe(
+    accountId: string,
+    input: SubscribeInput & { readonly key?: SubscriptionKeyInput | null },
+  ): Promise<Partial<IssuedKey> & { readonly account: AccountView }>;
   /**
    * To a plan that allows as much or more at once: the current cycle gets the part of the difference that is left of it.
    * To one that allows less with the next cycle; asking for the current plan calls that off.
@@ -101,7 +109,7 @@ export interface Accounts {
   changePlan(accountId: string, plan: PlanInput): Promise<AccountView>;
   /** Suspends the subscription for payment (402), after `graceMs` (0 to 365 days, default 0). */
   suspendSubscription(accountId: string, options?: { readonly graceMs?: number }): Promise<AccountView>;
-  /** It is paid. */
+  /** Marks the subscription as paid. @throws KeystileError `account_state` if there is none that has not ended */
   resumeSubscription(accountId: string): Promise<AccountView>;
   /** Ends the subscription with its current cycle (`period_end`, the default) or now. */
   cancelSubscription(
@@ -145,7 +153,7 @@ export function accounts(
     const { id, amount } = parseEntry(input);
     const applied = await edited(accountId, id, ({ account, entry }, { now }) => {
       if (entry !== undefined) {
-        if (entry.amount !== sign * amount) throw entryConflict(id);
+        if (entry.amount !== sign * amount) throw entryConflict(id, entry.amount, sign * amount);
         return {
           records: { account, entry },
           outcome: { applied: false, account: accountView(accountId, account, now) },
@@ -237,6 +245,11 @@ export function accounts(
     return account;
   }
 
+  async function get(accountId: string): Promise<AccountView | undefined> {
+    const { account } = isAccountId(accountId) ? await commit.fetch({ accountId }) : {};
+    return account && accountView(accountId, account, session.now());
+  }
+
   async function storeTime(): Promise<number> {
     if (session.isStale()) await session.read([]);
     return session.now();
@@ -244,9 +257,10 @@ export function accounts(
 
   return {
     open,
-    async get(accountId) {
-      const { account } = isAccountId(accountId) ? await commit.fetch({ accountId }) : {};
-      return account && accountView(accountId, account, session.now());
+    get,
+    async find(query) {
+      const { owner, name } = parseAccountName(query);
+      return get(namedAccountId(owner, name));
     },
     async list(query = {}) {
       const page = parseListQuery(query);
@@ -348,8 +362,12 @@ function assertVersion({ policyVersion }: AccountRecord, expected: number): void
   );
 }
 
-function entryConflict(id: string): KeystileError {
-  return new KeystileError("entry_conflict", `The entry "${id}" was applied with another amount.`);
+function entryConflict(id: string, applied: number, received: number): KeystileError {
+  const inWords = (amount: number): string => `a ${amount > 0 ? "credit" : "debit"} of ${Math.abs(amount)}`;
+  return new KeystileError(
+    "entry_conflict",
+    `The entry "${id}" stands for ${inWords(applied)}, received ${inWords(received)}.`,
+  );
 }
 
 /** An id is named only if it is one: what was handed in by mistake may be a secret. */

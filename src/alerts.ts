@@ -33,7 +33,7 @@ interface Watched {
 
 /**
  * Notes in a document which thresholds it has reached, so that each is told once across all processes. They are judged
- * whenever what is used has grown, by what is not used yet; of several at once only the lowest is noted. What is given
+ * whenever less is left than before, by what is not used yet; of several at once only the lowest is noted. What is given
  * back never takes a note back; a limit that was raised, or a counter that was reset, does.
  */
 export function claimAlerts<L extends KeyRecord | AccountRecord>(
@@ -48,8 +48,9 @@ export function claimAlerts<L extends KeyRecord | AccountRecord>(
     const reached = lowestReached(watched, leftOf(after, watched), thresholds);
     const wasRaised = limit > (known.find((one) => one.purse === purse)?.limit ?? limit);
     if (wasRaised && isLower(alerts?.[purse], reached)) alerts = noted(alerts, purse, reached);
-    const hasGrown = (after.used[purse] ?? 0) > (before.used[purse] ?? 0);
-    if (hasGrown && isLower(reached, alerts?.[purse])) alerts = noted(alerts, purse, reached);
+    const wasLeft = leftOf(before, known.find((one) => one.purse === purse) ?? watched);
+    if (leftOf(after, watched) < wasLeft && isLower(reached, alerts?.[purse]))
+      alerts = noted(alerts, purse, reached);
   }
   return alerts === after.alerts ? after : { ...after, alerts };
 }

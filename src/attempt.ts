@@ -243,7 +243,7 @@ function stamp<L extends Ledger>(
 /** Moves a day that is over out of its key. It cannot be there yet; if it is, after all, they are one. */
 function closing(
   id: string,
-  { owner }: KeyRecord,
+  { owner, account }: KeyRecord,
   day: DayTally,
   documents: Composition<unknown>["documents"],
 ): Write {
@@ -254,6 +254,7 @@ function closing(
   const record: UsageRecord & { readonly owner?: string } = {
     format: FORMAT,
     keyId,
+    ...(account !== undefined && { accountId: account.id }),
     ...(owner !== undefined && { owner }),
     day: merged.day,
     models: merged.models,

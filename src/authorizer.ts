@@ -303,4 +303,11 @@ function undoing({ verdict }: Weighed): KeyStep<void> | undefined {
   return endingStep(verdict.reservation, { cost: 0, outcome: "voided" });
 }
 
-const REFUSED = { outcome: "refused", requests: 1, cost: 0, inputTokens: 0, outputTokens: 0 } as const;
+const REFUSED = {
+  outcome: "refused",
+  requests: 1,
+  cost: 0,
+  inputTokens: 0,
+  outputTokens: 0,
+  paid: 0,
+} as const;

@@ -133,6 +133,9 @@ function assertAccount({ key, account }: Documents): void {
   if (key.account !== undefined && account === undefined) {
     throw new KeystileError("document_invalid", "A key's account document is missing.");
   }
+  if (key.account === undefined && account !== undefined) {
+    throw new TypeError("An account was given, but the key spends none: its record names no account.");
+  }
 }
 
 /** How a key stands after the decision. */

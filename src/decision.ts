@@ -198,5 +198,5 @@ function countsOf(model: Facts["model"], usage: Usage | undefined): Omit<Ending,
 }
 
 function freeCount({ outcome, model = null, inputTokens = 0, outputTokens = 0 }: Ending): Count {
-  return { model, outcome, requests: 1, cost: 0, inputTokens, outputTokens };
+  return { model, outcome, requests: 1, cost: 0, inputTokens, outputTokens, paid: 0 };
 }

@@ -59,7 +59,7 @@ const ledger = {
   alerts: amounts.optional(),
 };
 
-const tally = z.tuple([z.int(), z.int(), z.int(), z.int()]).readonly();
+const tally = z.tuple([z.int(), z.int(), z.int(), z.int(), z.int()]).readonly();
 const dayTally = {
   day: z.int(),
   models: z.record(
@@ -137,7 +137,12 @@ const accountRecord: z.ZodType<AccountRecord> = z.looseObject({
 
 const entryRecord: z.ZodType<EntryRecord> = z.looseObject({ format, amount: z.int(), atMs: z.int() });
 
-const usageRecord: z.ZodType<UsageRecord> = z.looseObject({ format, keyId: z.string(), ...dayTally });
+const usageRecord: z.ZodType<UsageRecord> = z.looseObject({
+  format,
+  keyId: z.string(),
+  accountId: z.string().optional(),
+  ...dayTally,
+});
 
 const secretRecord: z.ZodType<SecretRecord> = z.looseObject({
   format,

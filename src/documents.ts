@@ -139,8 +139,14 @@ export interface Ledger {
 /** What became of requests: booked, given back, ended by time with their process, or never admitted. */
 export type Outcome = "settled" | "voided" | "expired" | "refused";
 
-/** Requests, cost, input tokens and output tokens. */
-export type Tally = readonly [requests: number, cost: number, inputTokens: number, outputTokens: number];
+/** Requests, their cost from all funds, input tokens, output tokens, and what of the cost the account's balance paid. */
+export type Tally = readonly [
+  requests: number,
+  cost: number,
+  inputTokens: number,
+  outputTokens: number,
+  paid: number,
+];
 
 /** One day of a key, by model and outcome. */
 export interface DayTally {
@@ -242,6 +248,7 @@ export interface EntryRecord {
 export interface UsageRecord extends DayTally {
   readonly format: number;
   readonly keyId: string;
+  readonly accountId?: string | undefined;
 }
 
 /** Leads from a secret's digest to its key, and to the key's account. Never changes. */

@@ -39,10 +39,16 @@ export interface QuotaLowEvent {
   readonly left: number;
 }
 
-/** A balance has reached a threshold. Told once, until it was topped up: credit it from here. */
+/**
+ * A balance has reached a threshold. Told at most once per threshold until a credit, and not again if a listener fails:
+ * go through `accounts.list` now and then. Requests are refused before 0 is reached, so choose thresholds that cover the
+ * dearest one.
+ */
 export interface BalanceLowEvent {
   readonly type: "balance.low";
   readonly accountId: string;
+  /** The same for the same threshold until a credit: `credit(accountId, { id, amount })` tops it up once. */
+  readonly id: string;
   readonly threshold: number;
   /** Negative in debt. */
   readonly left: number;
@@ -56,7 +62,7 @@ export interface UsageUnknownEvent {
   readonly cost: Cost;
 }
 
-/** A process did not renew what it held of a key or an account: it was charged or given back. */
+/** A process stopped renewing what its requests held of a key or an account: it was charged or given back (`mode`). */
 export interface HoldExpiredEvent {
   readonly type: "hold.expired";
   readonly keyId?: string;

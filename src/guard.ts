@@ -1,7 +1,7 @@
 import type { Admission, Arrival } from "./authorizer.js";
 import { headerValues } from "./credential.js";
 import type { Allowed, Refused } from "./decision.js";
-import { isKeystileError } from "./errors.js";
+import { isKeystileError, KeystileError } from "./errors.js";
 import { checkGuardOptions, type GuardOptions } from "./guard-options.js";
 import {
   type Answer,
@@ -86,6 +86,9 @@ export interface Guard<R> {
  * @throws KeystileError `invalid_options`
  */
 export function createGuard<R>(gate: Keystile, options: GuardOptions<R>): Guard<R> {
+  if (typeof (gate as Partial<Keystile> | undefined)?.identify !== "function") {
+    throw new KeystileError("invalid_options", "gate: expected what createKeystile() returned.");
+  }
   checkGuardOptions(options);
   const { prices, stripUsageChunk = false, maxBodyBytes = 10_485_760 } = options;
 

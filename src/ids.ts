@@ -1,3 +1,5 @@
+import { digestSecret } from "./secret.js";
+
 /** Random bytes, for ids. */
 type RandomBytes = (length: number) => Uint8Array;
 
@@ -14,13 +16,20 @@ export function newKeyId(
   return `${owner === undefined ? random.slice(0, 3) : placeOf(owner)}.${random}`;
 }
 
-/** An account's id, `<place>.<name>`: by its name, an owner has it once. */
+/** A new account's id: that of its name, else a random one in the place of its owner. */
 export function newAccountId(
   { owner, name }: { readonly owner: string | undefined; readonly name: string | undefined },
   randomBytes: RandomBytes,
 ): string {
-  const unique = name ?? hex(randomBytes(12));
-  return `${placeOf(owner ?? unique)}.${unique}`;
+  if (name !== undefined) return namedAccountId(owner, name);
+  const random = hex(randomBytes(12));
+  return `${placeOf(owner ?? random)}.${random}`;
+}
+
+/** The id of the account that an owner has under a name, `<place>.<name>-<who>`: no two owners share one. */
+export function namedAccountId(owner: string | undefined, name: string): string {
+  if (owner === undefined) return `${placeOf(name)}.${name}`;
+  return `${placeOf(owner)}.${name}-${digestSecret(owner).slice(0, 24)}`;
 }
 
 export function isKeyId(value: unknown): value is string {
@@ -28,7 +37,7 @@ export function isKeyId(value: unknown): value is string {
 }
 
 export function isAccountId(value: unknown): value is string {
-  return typeof value === "string" && value.length <= 68 && /^[0-9a-f]{3}\.[\w-]{1,64}$/.test(value);
+  return typeof value === "string" && value.length <= 93 && /^[0-9a-f]{3}\.[\w-]{1,89}$/.test(value);
 }
 
 /** One of 4,096 places (FNV-1a over the owner's UTF-16 units). */

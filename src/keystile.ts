@@ -99,11 +99,13 @@ function tellWritten(events: Events, id: string, before: AnyRecord, after: AnyRe
   const name = id.slice(id.indexOf(":") + 1);
   const whose = isKey(after) ? { keyId: name } : { accountId: name };
   for (const { fund, threshold, limit, left } of alertsBetween(before, after)) {
-    if (fund === "balance") events.emit({ type: "balance.low", accountId: name, threshold, left });
+    const id = `low-${threshold}-of-${limit}`;
+    if (fund === "balance") events.emit({ type: "balance.low", accountId: name, id, threshold, left });
     else events.emit({ type: "quota.low", ...whose, fund, thresholdPercent: threshold, limit, left });
   }
   if (before.collected === after.collected) return;
   for (const [node, { mode, collected: held }] of Object.entries(after.collected)) {
-    if (!(node in before.collected)) events.emit({ type: "hold.expired", ...whose, mode, held });
+    if (!(node in before.collected) && Object.keys(held).length > 0)
+      events.emit({ type: "hold.expired", ...whose, mode, held });
   }
 }

@@ -41,6 +41,9 @@ export type LimitsOutcome =
 /** What a request refused for requests in flight is told to wait: nobody knows when one ends. */
 const IN_FLIGHT_RETRY_MS = 1_000;
 
+/** What more than a whole bucket is told to wait: beyond what a client does by itself, because waiting does not help. */
+const NEVER_RETRY_MS = 3_600_000;
+
 /** Buckets of one document for limits per model. Further models share one, and so do those with longer names. */
 const MAX_MODEL_BUCKETS = 64;
 const MAX_FAMILY_LENGTH = 64;
@@ -115,7 +118,7 @@ function tokenWait(
   // In tokens, rounded up: what a part of a token takes is not there for another. Never beyond the safe integers.
   const missing = tokens - (burst - ceilDivide(level, windowMs) - held);
   if (missing <= 0) return 0;
-  if (tokens > burst) return Math.max(windowMs, IN_FLIGHT_RETRY_MS);
+  if (tokens > burst) return Math.max(windowMs, NEVER_RETRY_MS);
   const over = level - (burst - tokens) * windowMs;
   return over > 0 ? atMs - now + ceilDivide(over, rate) : IN_FLIGHT_RETRY_MS;
 }

@@ -45,13 +45,13 @@ export interface PolicyInput {
 
 export interface IssueInput extends PolicyInput {
   /**
-   * The id of the account whose money it spends, bounded by its own quota: of a `standard` key the balance, of a
-   * `subscription` key the subscription. Default none. Cannot be changed later.
+   * The id of the account whose money it spends, bounded by its own quota: a `standard` key the balance, a `subscription`
+   * key the allowance and then, where pay-as-you-go is on, the balance. Default none. Cannot be changed later.
    */
   readonly account?: string;
   /** Who the key belongs to. 1 to 256 characters. Default: whom its account belongs to. Cannot be changed later. */
   readonly owner?: string;
-  /** Which prefix the secret gets. Default `standard`. */
+  /** Which prefix the secret gets, and which fund of its account the key spends. Default `standard`. */
   readonly kind?: keyof SecretPrefixes;
   /**
    * A secret made elsewhere, taken over as it is: one of the configured prefixes, then 32 to 512 of `A-Z a-z 0-9`.
@@ -105,6 +105,10 @@ export function parseIssueInput(
   readonly policy: Policy;
 } {
   const { owner, kind, secret, account: accountId, ...fields } = parse(issueInput, input, "key");
+  // Without one it would be a key that nothing bounds.
+  if (kind === "subscription" && accountId === undefined) {
+    throw invalid("key.account", "expected the id of the account whose subscription the key spends");
+  }
   return {
     owner,
     kind,

@@ -13,7 +13,10 @@ import { heldOf } from "./ledger.js";
 import type { Reason } from "./refusal.js";
 import { cycleEnd, cycleName } from "./subscription.js";
 
-/** A quota as its owner sees it. `remaining` is what one more request could get now; null is unlimited. */
+/**
+ * A quota as its owner sees it. `remaining` is `limit - used - held`, at least 0; null is unlimited. What exceeds the
+ * allowance of a subscription may still be paid from the balance.
+ */
 export interface QuotaStatus {
   readonly limit: number | null;
   readonly used: number;

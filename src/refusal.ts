@@ -106,10 +106,22 @@ export const REFUSALS: Readonly<Record<Reason, Row>> = {
   ),
   subscription_ended: row("subscription_expired", "The subscription has ended."),
   subscription_unpaid: row("payment_failed", "The subscription is suspended for payment."),
-  key_quota_exhausted: row("quota_exceeded", "The quota of this API key is used up."),
-  subscription_exhausted: row("quota_exceeded", "The subscription's allowance for this cycle is used up."),
-  payg_cap_reached: row("quota_exceeded", "The pay-as-you-go cap of this cycle is reached."),
-  balance_exhausted: row("insufficient_balance", "The account's balance is used up."),
+  key_quota_exhausted: row(
+    "quota_exceeded",
+    "What is left of this API key's quota does not cover the request.",
+  ),
+  subscription_exhausted: row(
+    "quota_exceeded",
+    "What is left of the subscription's allowance does not cover the request.",
+  ),
+  payg_cap_reached: row(
+    "quota_exceeded",
+    "What is left of the pay-as-you-go cap of this cycle does not cover the request.",
+  ),
+  balance_exhausted: row(
+    "insufficient_balance",
+    "What is left of the account's balance does not cover the request.",
+  ),
 };
 
 /** Makes the refusal for a reason. */

@@ -1,5 +1,5 @@
 import type { Amounts, Cost, Documents, KeyRecord } from "./documents.js";
-import { KEY_PURSE } from "./documents.js";
+import { BALANCE_PURSE, KEY_PURSE } from "./documents.js";
 import { expireHolds } from "./expiry.js";
 import { book, type Found, release } from "./ledger.js";
 import { fillBuckets } from "./limits.js";
@@ -51,15 +51,21 @@ export function settle(
   const shared = swept.account && releaseShare(swept.account, node, share);
   const released = { key: own.ledger, account: shared?.ledger };
   const charged = divideActual(released, { account: share, cycle }, cost);
+  // An account that has forgotten the request books nothing more: what it charged when that expired stands.
+  const stands = own.found === "charged" ? share : {};
+  const paid = (shared?.found === "forgotten" ? stands : charged.account)[BALANCE_PURSE] ?? 0;
 
   const key = booked(own, charged.key, taken(ownShare, tokens, own.found), now, percent);
   const account = shared && booked(shared, charged.account, taken(share, tokens, shared.found), now);
-  const told = counts(
-    own.found,
-    ownShare,
-    { ...ending, inputTokens, outputTokens },
-    charged.key[KEY_PURSE] ?? 0,
-  );
+  const told = counts(swept.key, own.found, ownShare, {
+    model: ending.model ?? null,
+    outcome: ending.outcome,
+    requests: 1,
+    cost: charged.key[KEY_PURSE] ?? 0,
+    inputTokens,
+    outputTokens,
+    paid,
+  });
   return { key: told.reduce((sum, counted) => count(sum, counted, now), key), ...(account && { account }) };
 }
 
@@ -85,11 +91,16 @@ export function sweepKey(key: KeyRecord, now: number, ratePercent: number): KeyR
   const lost = Object.entries(key.nodes).filter(([node, { open }]) => open > 0 && !(node in swept.nodes));
   return lost.reduce((sum, [, { open, held }]) => {
     const cost = key.policy.onCrash === "charge" ? (held[KEY_PURSE] ?? 0) : 0;
-    return count(sum, { ...EXPIRED, requests: open, cost }, now);
+    return count(sum, { ...EXPIRED, requests: open, cost, paid: paidByExpiry(key, cost) }, now);
   }, swept);
 }
 
-const EXPIRED: Omit<Count, "requests" | "cost"> = {
+/** Of a key that pays from a subscription it is not known before its process comes back, if it does. */
+function paidByExpiry({ account }: KeyRecord, cost: number): number {
+  return account?.pays === "balance" ? cost : 0;
+}
+
+const EXPIRED: Omit<Count, "requests" | "cost" | "paid"> = {
   model: null,
   outcome: "expired",
   inputTokens: 0,
@@ -124,15 +135,10 @@ function taken(share: Amounts, tokens: number, found: Found | "nothing"): Amount
 }
 
 /** What a report is told: a request that was collected before has been counted as such, which is taken back. */
-function counts(
-  found: Found | "nothing",
-  share: Amounts,
-  { outcome, model = null, inputTokens = 0, outputTokens = 0 }: Ending,
-  cost: number,
-): readonly Count[] {
+function counts(key: KeyRecord, found: Found | "nothing", share: Amounts, ended: Count): readonly Count[] {
   if (found === "forgotten") return [];
-  const ended: Count = { model, outcome, requests: 1, cost, inputTokens, outputTokens };
   if (found === "live" || found === "nothing") return [ended];
   const collected = found === "charged" ? (share[KEY_PURSE] ?? 0) : 0;
-  return [{ ...EXPIRED, requests: -1, cost: 0 - collected }, ended];
+  const takenBack = { requests: -1, cost: 0 - collected, paid: 0 - paidByExpiry(key, collected) };
+  return [{ ...EXPIRED, ...takenBack }, ended];
 }

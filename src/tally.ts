@@ -16,6 +16,8 @@ export interface Count {
   readonly cost: number;
   readonly inputTokens: number;
   readonly outputTokens: number;
+  /** Of the cost, what was booked on the balance of the key's account. */
+  readonly paid: number;
 }
 
 /** Longer names are cut. */
@@ -46,7 +48,8 @@ export function count(key: KeyRecord, counted: Count, now: number): KeyRecord {
 export function withCount(tally: DayTally, { model, outcome, ...counted }: Count): DayTally {
   const name = nameOf(tally, model);
   const outcomes = (Object.hasOwn(tally.models, name) ? tally.models[name] : undefined) ?? {};
-  const sums: Tally = [counted.requests, counted.cost, counted.inputTokens, counted.outputTokens];
+  const { requests, cost, inputTokens, outputTokens, paid } = counted;
+  const sums: Tally = [requests, cost, inputTokens, outputTokens, paid];
   const models = { ...tally.models, [name]: { ...outcomes, [outcome]: plus(outcomes[outcome], sums) } };
   return { ...tally, models };
 }
@@ -57,8 +60,8 @@ export function mergeDays(day: DayTally, more: DayTally): DayTally {
   for (const [model, outcomes] of Object.entries(more.models)) {
     for (const [outcome, tally] of Object.entries(outcomes)) {
       if (tally === undefined) continue;
-      const [requests, cost, inputTokens, outputTokens] = tally;
-      const counted = { requests, cost, inputTokens, outputTokens };
+      const [requests, cost, inputTokens, outputTokens, paid] = tally;
+      const counted = { requests, cost, inputTokens, outputTokens, paid };
       merged = withCount(merged, {
         model: model === "" ? null : model,
         outcome: outcome as Outcome,
@@ -83,7 +86,8 @@ function nameOf({ models }: DayTally, model: string | null): string {
   return "other";
 }
 
-function plus(tally: Tally = [0, 0, 0, 0], more: Tally): Tally {
-  const at = (index: 0 | 1 | 2 | 3): number => Math.min(tally[index] + more[index], Number.MAX_SAFE_INTEGER);
-  return [at(0), at(1), at(2), at(3)];
+function plus(tally: Tally = [0, 0, 0, 0, 0], more: Tally): Tally {
+  const at = (index: 0 | 1 | 2 | 3 | 4): number =>
+    Math.min(tally[index] + more[index], Number.MAX_SAFE_INTEGER);
+  return [at(0), at(1), at(2), at(3), at(4)];
 }

@@ -27,7 +27,14 @@ export interface UsageQuery {
 
 export interface UsageCounts {
   readonly requests: number;
+  /** Sum of booked cost in your unit, from all funds. */
   readonly cost: number;
+  /**
+   * Of the cost, what was paid from the balance of the account. Charges of holds that expired are in `cost` alone where
+   * the key pays from a subscription, until their process comes back and settles them: nobody else knows how they were
+   * split.
+   */
+  readonly paid: number;
   readonly inputTokens: number;
   readonly outputTokens: number;
 }
@@ -40,6 +47,8 @@ export interface UsageRow extends UsageCounts {
   readonly day: string;
   readonly keyId: string;
   readonly owner?: string;
+  /** The account whose money the key spends. */
+  readonly accountId?: string;
   /** null: none, or not known. Beyond 64 models of a key and day: `other`. */
   readonly model: string | null;
   readonly outcome: Outcome;
@@ -76,7 +85,7 @@ export interface UsageReports {
 }
 
 /** What usage may be summed by. */
-export type UsageDimension = "day" | "keyId" | "owner" | "model" | "outcome";
+export type UsageDimension = "day" | "keyId" | "owner" | "accountId" | "model" | "outcome";
 
 export type UsageTotal<By extends UsageDimension> = Pick<UsageRow, By> & UsageCounts;
 
@@ -176,7 +185,8 @@ export function usageReports(session: StoreSession): UsageReports {
         if (named === undefined || !isAskedFor(document, asked)) continue;
         found.add(id);
         try {
-          rows.push(...rowsOf({ ...named, owner: document.owner }, parseUsageRecord(document)));
+          const record = parseUsageRecord(document);
+          rows.push(...rowsOf({ ...named, owner: document.owner, accountId: record.accountId }, record));
         } catch {
           unreadable.push({ keyId: named.keyId, day: dateOf(named.day) });
         }
@@ -223,10 +233,10 @@ export function sumUsage<By extends UsageDimension>(
   return [...totals.values()];
 }
 
-const DIMENSIONS: readonly UsageDimension[] = ["day", "keyId", "owner", "model", "outcome"];
-const COUNTS = ["requests", "cost", "inputTokens", "outputTokens"] as const;
+const DIMENSIONS: readonly UsageDimension[] = ["day", "keyId", "owner", "accountId", "model", "outcome"];
+const COUNTS = ["requests", "cost", "paid", "inputTokens", "outputTokens"] as const;
 const COLUMNS: readonly (keyof UsageRow)[] = [...DIMENSIONS, ...COUNTS];
-const NOTHING: UsageCounts = { requests: 0, cost: 0, inputTokens: 0, outputTokens: 0 };
+const NOTHING: UsageCounts = { requests: 0, cost: 0, paid: 0, inputTokens: 0, outputTokens: 0 };
 
 /** @throws KeystileError `invalid_options` */
 function parseQuery(input: UsageQuery): Asked {
@@ -280,11 +290,11 @@ function currentDays(
   for (const { keyId, document } of keys) {
     if (document === undefined || !isAskedFor(document, asked)) continue;
     try {
-      const { tally } = parseKeyRecord(document);
+      const { tally, account } = parseKeyRecord(document);
       if (tally === undefined || tally.day < first || tally.day > last) continue;
       const { day } = tally;
       if (!closed.has(usageDocumentId(keyId, day)))
-        rows.push(...rowsOf({ keyId, owner: document.owner, day }, tally));
+        rows.push(...rowsOf({ keyId, owner: document.owner, accountId: account?.id, day }, tally));
     } catch {
       unreadable.push({ keyId });
     }
@@ -296,23 +306,27 @@ function isAskedFor(document: Document, { owner }: Asked): boolean {
   return owner === undefined || document.owner === owner;
 }
 
+interface KeyDay {
+  readonly keyId: string;
+  readonly owner: string | undefined;
+  readonly accountId: string | undefined;
+  readonly day: number;
+}
+
 /** A row for everything of which something is left: what was taken back on the same day left nothing. */
-function rowsOf(
-  { keyId, owner, day }: { readonly keyId: string; readonly owner: string | undefined; readonly day: number },
-  { models }: DayTally,
-): readonly UsageRow[] {
+function rowsOf({ keyId, owner, accountId, day }: KeyDay, { models }: DayTally): readonly UsageRow[] {
   return Object.entries(models).flatMap(([model, outcomes]) =>
     Object.entries(outcomes).flatMap(([outcome, tally]): readonly UsageRow[] => {
       if (tally === undefined || tally.every((count) => count === 0)) return [];
-      const [requests, cost, inputTokens, outputTokens] = tally;
+      const [requests, cost, inputTokens, outputTokens, paid] = tally;
       return [
         {
           day: dateOf(day),
           keyId,
-          ...(owner !== undefined && { owner }),
+          ...defined({ owner, accountId }),
           model: model === "" ? null : model,
           outcome: outcome as Outcome,
-          ...{ requests, cost, inputTokens, outputTokens },
+          ...{ requests, cost, paid, inputTokens, outputTokens },
         },
       ];
     }),

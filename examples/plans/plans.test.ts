@@ -12,10 +12,7 @@ function subscriber(plan: keyof typeof plans, balance = 0): Documents {
   const cycle = { kind: "anniversary", unit: "month" } as const;
   const subscription = { plan: plans[plan], cycle };
   const account = sampleAccount({ payAsYouGo, credited: balance, subscription }, now);
-  return {
-    key: { ...sampleKey({ kind: "subscription" }, now), account: { id: "000.test", pays: "subscription" } },
-    account,
-  };
+  return { key: sampleKey({ kind: "subscription", account: "000.test" }, now), account };
 }
 
 /** Runs one request to its end, or says why it may not. */

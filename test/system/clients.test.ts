@@ -449,7 +449,7 @@ const unpaid = {
   status: 402,
   type: "billing_error",
   code: "quota_exceeded",
-  message: "The quota of this API key is used up.",
+  message: "What is left of this API key's quota does not cover the request.",
 } as const;
 const forbidden = {
   status: 403,

@@ -279,7 +279,7 @@ describe("what does not, in the words of the official client", () => {
       status: 402,
       type: "billing_error",
       code: "quota_exceeded",
-      message: "The quota of this API key is used up.",
+      message: "What is left of this API key's quota does not cover the request.",
     });
     expect(error.headers?.get("x-should-retry")).toBe("false");
     await expectUsed(id, 2);
@@ -422,7 +422,15 @@ describe("money", () => {
     await expectUsed(id, 50);
     const { rows } = await keystile.usage.query({ keyId: id });
     expect(rows).toMatchObject([
-      { model: "gpt-demo", outcome: "settled", requests: 1, cost: 50, inputTokens: 1, outputTokens: 6 },
+      {
+        model: "gpt-demo",
+        outcome: "settled",
+        requests: 1,
+        cost: 50,
+        paid: 0,
+        inputTokens: 1,
+        outputTokens: 6,
+      },
     ]);
   });
 

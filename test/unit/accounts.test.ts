@@ -4,6 +4,7 @@ import type { AccountView } from "../../src/account-view.js";
 import type { Cost } from "../../src/documents.js";
 import type { KeystileEvent } from "../../src/events.js";
 import { createKeystile, type Keystile } from "../../src/keystile.js";
+import { sumUsage } from "../../src/usage-reports.js";
 import { faultyStore, idle, manualTime } from "./faulty-store.js";
 
 const START = "2025-01-15T12:00:00.000Z";
@@ -29,7 +30,15 @@ describe("an account", () => {
       metadata: { crm: "7" },
       policyVersion: 1,
     });
-    expect(opened.id).toMatch(/^[0-9a-f]{3}\.main$/);
+    expect(opened.id).toMatch(/^[0-9a-f]{3}\.main-[0-9a-f]{24}$/);
+    expect(await gate.accounts.find({ owner: "ann", name: "main" })).toEqual(opened);
+    expect(await gate.accounts.find({ owner: "bob", name: "main" })).toBeUndefined();
+    // Of many owners some share a place, and none an account.
+    const others = Array.from({ length: 400 }, (_, n) =>
+      gate.accounts.open({ owner: `user-${n}`, name: "main" }),
+    );
+    expect(new Set((await Promise.all(others)).map(({ id }) => id)).size).toBe(400);
+    expect((await gate.accounts.open({ name: "main" })).id).toMatch(/^[0-9a-f]{3}\.main$/);
     expect(await gate.accounts.get(opened.id)).toEqual(opened);
     expect((await gate.accounts.list({ owner: "ann" })).accounts).toEqual([opened]);
     expect((await gate.accounts.list({ owner: "bob" })).accounts).toEqual([]);
@@ -155,6 +164,17 @@ describe("an account", () => {
       code: "account_state",
     });
     expect((await gate.accounts.get(id))?.balance.limit).toBe(Number.MAX_SAFE_INTEGER - 50);
+  });
+
+  test("a debit tells that the balance is low, as use does", async () => {
+    const { gate, heard } = bench({ alerts: { balanceLeft: [10] } });
+    const { id } = await gate.accounts.open();
+    await gate.accounts.credit(id, { id: "1", amount: 100 });
+    const events = heard(gate);
+    await gate.accounts.debit(id, { id: "2", amount: 95 });
+    expect(events).toEqual([
+      { type: "balance.low", accountId: id, id: "low-10-of-5", threshold: 10, left: 5 },
+    ]);
   });
 
   test("a credit whose reply was lost is not applied again", async () => {
@@ -370,6 +390,28 @@ describe("a subscription", () => {
     expect(await spend(gate, secret, 120)).toBe("120");
   });
 
+  test("tells in its usage what the balance paid, for an invoice: 150 are 100 and 50", async () => {
+    const { gate, move } = bench();
+    const { id } = await gate.accounts.open({ owner: "ann", payAsYouGo: { capPerCycle: null } });
+    await gate.accounts.credit(id, { id: "1", amount: 1_000 });
+    const { secret, key } = await gate.accounts.subscribe(id, { plan: MONTHLY });
+    const standard = await keyOf(gate, id);
+    const query = { owner: "ann", from: "2025-01-15", to: "2025-02-28" };
+    const first = { day: "2025-01-15", keyId: key.id, accountId: id, cost: 150, paid: 50 };
+    expect(await spend(gate, secret, 150)).toBe("150");
+    expect((await gate.usage.query(query)).rows).toEqual([expect.objectContaining(first)]);
+    await move("2025-02-15T12:00:00.000Z");
+    for (const cost of [60, 70]) expect(await spend(gate, secret, cost)).toBe(String(cost));
+    expect(await spend(gate, standard.secret, 25)).toBe("25");
+    const { rows } = await gate.usage.query(query);
+    expect(rows[0]).toMatchObject(first);
+    const second = { day: "2025-02-15", keyId: key.id, accountId: id, cost: 130, paid: 30 };
+    expect(rows.slice(1)).toContainEqual(expect.objectContaining(second));
+    const { balance } = (await gate.accounts.get(id)) as AccountView;
+    expect(balance.used).toBe(105);
+    expect(sumUsage(rows, ["accountId"])).toMatchObject([{ accountId: id, cost: 305, paid: balance.used }]);
+  });
+
   test("ends, and what could be spent beyond it does not revive it", async () => {
     const { gate, move } = bench();
     const { id } = await gate.accounts.open({ payAsYouGo: { capPerCycle: null } });
@@ -576,9 +618,9 @@ describe("alerts", () => {
     const { secret } = await keyOf(gate, id);
     const events = heard(gate);
     let topUps = 0;
-    gate.on("balance.low", async ({ accountId }) => {
-      topUps += 1;
-      await gate.accounts.credit(accountId, { id: `top-up-${topUps}`, amount: 20 });
+    gate.on("balance.low", async ({ accountId, id }) => {
+      const { applied } = await gate.accounts.credit(accountId, { id, amount: 20 });
+      if (applied) topUps += 1;
     });
     for (let request = 0; request < 45; request += 1) {
       expect(await spend(gate, secret, 1)).toBe("1");

@@ -141,7 +141,7 @@ describe("over the life of a quota", () => {
     ["a raise re-arms", [95, { quota: 1_000 }, 800, 900], [[10], [], [20], [10]]],
     ["a raise into a threshold re-arms those below", [100, { quota: 110 }, 105, 110], [[0], [], [], [0]]],
     ["a raise that frees too little re-arms nothing", [100, { quota: 101 }, 101], [[0], [], [0]]],
-    ["a smaller quota is judged when something is used", [50, { quota: 60 }, 51], [[], [], [20]]],
+    ["a smaller quota is judged at once, and not again", [50, { quota: 60 }, 51], [[], [20], []]],
     ["a smaller quota re-arms nothing", [85, { quota: 99 }, 86], [[20], [], []]],
     ["a quota where there was none", [{ quota: null }, 95, { quota: 100 }, 96], [[], [], [], [10]]],
     ["a counter from zero re-arms with its quota", [95, { quota: 200 }, 0, 160], [[10], [], [], [20]]],

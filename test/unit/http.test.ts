@@ -151,7 +151,7 @@ describe("renderRefusal", () => {
 
   test("the bytes of a body", () => {
     const { body } = render(refuse("subscription_exhausted", { resetAtMs: 0 }));
-    const message = "The subscription's allowance for this cycle is used up.";
+    const message = "What is left of the subscription's allowance does not cover the request.";
     expect(body).toBe(
       `{"type":"error","message":"${message}","error":{"message":"${message}","type":"billing_error","param":null,` +
         '"code":"quota_exceeded","details":{"error_code":"quota_exceeded","reset_at":"1970-01-01T00:00:00.000Z"}},' +

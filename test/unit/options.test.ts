@@ -302,7 +302,11 @@ test.each<[keyof IssueInput, IssueInput]>([
 });
 
 test("an owner and a kind are no part of the policy", () => {
-  const { owner, kind, policy } = issued({ owner: "x".repeat(256), kind: "subscription" });
+  const { owner, kind, policy } = issued({
+    owner: "x".repeat(256),
+    kind: "subscription",
+    account: "000.a",
+  });
   expect({ owner, kind }).toEqual({ owner: "x".repeat(256), kind: "subscription" });
   expect(policy).not.toHaveProperty("owner");
   expect(policy).not.toHaveProperty("kind");

@@ -235,7 +235,7 @@ describe("a document stays within 64 KiB", () => {
   const families = Array.from({ length: 64 }, (_, n) => `${n}`.padEnd(64, "\u{4e00}"));
   const named = <T>(count: number, entry: T) =>
     Object.fromEntries(Array.from({ length: count }, (_, n) => [`abcdefghijklmnopqr.${n}`, entry]));
-  const tallied = [amount, amount, amount, amount] as const;
+  const tallied = [amount, amount, amount, amount, amount] as const;
   const outcomes = { settled: tallied, voided: tallied, expired: tallied, refused: tallied };
 
   /** What every process that there may be holds, and what was collected of as many as are remembered. */
@@ -343,7 +343,8 @@ describe("a document stays within 64 KiB", () => {
 
   test("a closed day's", () => {
     const counters = [...families, "", "other"].map((family) => [family, outcomes]);
-    const day = { format: 1, keyId: "x".repeat(28), day: 99_999, models: Object.fromEntries(counters) };
+    const ids = { keyId: "x".repeat(28), accountId: `000.${"x".repeat(64)}` };
+    const day = { format: 1, ...ids, day: 99_999, models: Object.fromEntries(counters) };
     expect(new TextEncoder().encode(JSON.stringify(day)).byteLength).toBeLessThan(65_536);
   });
 

@@ -51,7 +51,7 @@ describe("settle", () => {
     const nothing = { node: null, key: {}, account: {} };
     const { tally, ...unchanged } = settled(record, nothing, 0);
     expect(unchanged).toEqual(record);
-    expect(tally?.models[""]?.settled).toEqual([1, 0, 0, 0]);
+    expect(tally?.models[""]?.settled).toEqual([1, 0, 0, 0, 0]);
     expect(statusOf(settled(record, nothing, 3))).toMatchObject({ used: 3, held: 0 });
   });
 

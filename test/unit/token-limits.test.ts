@@ -69,18 +69,18 @@ describe("a limit in tokens", () => {
     ["a part of a millisecond counts whole", 50_001, [], 60, 101],
     ["only what is held is in the way: nobody knows when it ends", 0, [60], 60, 1_000],
     ["both: what is held may end any time", 50_000, [60], 60, 100],
-    ["it never fits", 0, [], 101, 1_000],
-    ["it never fits, whatever is there", 50_000, [60], 101, 1_000],
+    ["it never fits: longer than a client waits by itself", 0, [], 101, 3_600_000],
+    ["it never fits, whatever is there", 50_000, [60], 101, 3_600_000],
   ])("says when to come back: %s", (_, level, held, estimate, retryAfterMs) => {
     const outcome = asked(busy(LIMIT, level, held), estimate);
     expect(outcome).toEqual({ fits: false, reason: "rate_limited", retryAfterMs });
   });
 
-  test("tells who asks for more than the bucket holds to wait a window, and does so again", () => {
+  test("tells who asks for more than the bucket holds that waiting does not help, and does so again", () => {
     const key = sampleKey({ limits: [{ tokens: 100, windowMs: 60_000, burst: 50 }] });
     for (const now of [T0, T0 + 60_000]) {
       const { verdict } = decide({ key }, { facts: {}, tokens: 51 }, now);
-      expect(verdict).toMatchObject({ refusal: { reason: "rate_limited", retryAfterMs: 60_000 } });
+      expect(verdict).toMatchObject({ refusal: { reason: "rate_limited", retryAfterMs: 3_600_000 } });
     }
   });
 

@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import type { Tally } from "../../src/documents.js";
 import type { IssuedKey } from "../../src/keyring.js";
 import { createKeystile, type Keystile } from "../../src/keystile.js";
 import type { IssueInput } from "../../src/policy-input.js";
@@ -37,10 +38,10 @@ describe("rows", () => {
     await spend(keystile, secret, { cost: 2, model: "b" });
     expect(await keystile.usage.query()).toEqual({
       rows: [
-        row(key.id, today, "a", "settled", [1, 3, 0, 0]),
-        row(key.id, today, "b", "settled", [2, 12, 11, 22]),
-        row(key.id, today, "b", "voided", [1, 0, 0, 0]),
-        row(key.id, "2025-01-16", "b", "settled", [1, 2, 0, 0]),
+        row(key.id, today, "a", "settled", [1, 3, 0, 0, 0]),
+        row(key.id, today, "b", "settled", [2, 12, 11, 22, 0]),
+        row(key.id, today, "b", "voided", [1, 0, 0, 0, 0]),
+        row(key.id, "2025-01-16", "b", "settled", [1, 2, 0, 0, 0]),
       ].map((each) => ({ ...each, owner: "acme" })),
       from: "2024-12-18",
       to: "2025-01-16",
@@ -71,11 +72,11 @@ describe("rows", () => {
     const { keystile, store } = bench();
     const { key } = await keystile.keys.issue();
     await putDay(store, key.id, "2025-01-14", {
-      "": { expired: [-1, -4, 0, 0] },
-      m: { expired: [0, 0, 0, 0] },
+      "": { expired: [-1, -4, 0, 0, 0] },
+      m: { expired: [0, 0, 0, 0, 0] },
     });
     expect((await keystile.usage.query()).rows).toEqual([
-      row(key.id, "2025-01-14", null, "expired", [-1, -4, 0, 0]),
+      row(key.id, "2025-01-14", null, "expired", [-1, -4, 0, 0, 0]),
     ]);
   });
 
@@ -88,8 +89,8 @@ describe("rows", () => {
     for (const instance of [other, keystile]) await spend(instance, secret, { cost: 3 });
     for (const instance of [keystile, other, another()]) {
       expect((await instance.usage.query({ keyId: key.id })).rows).toEqual([
-        row(key.id, today, null, "settled", [3, 6, 0, 0]),
-        row(key.id, "2025-01-16", null, "settled", [2, 6, 0, 0]),
+        row(key.id, today, null, "settled", [3, 6, 0, 0, 0]),
+        row(key.id, "2025-01-16", null, "settled", [2, 6, 0, 0, 0]),
       ]);
     }
   });
@@ -163,7 +164,7 @@ describe("days", () => {
     const { secret, key } = await keystile.keys.issue();
     await spend(keystile, secret, { cost: 4 });
     await passDays(time, 20);
-    const expected = [row(key.id, today, null, "settled", [1, 4, 0, 0])];
+    const expected = [row(key.id, today, null, "settled", [1, 4, 0, 0, 0])];
     expect((await keystile.usage.query()).rows).toEqual(expected);
     expect((await keystile.usage.query({ keyId: key.id, from: today, to: today })).rows).toEqual(expected);
     expect((await keystile.usage.query({ from: "2025-01-16" })).rows).toEqual([]);
@@ -174,7 +175,7 @@ describe("days", () => {
     const { keystile, store } = bench();
     const { key } = await keystile.keys.issue();
     for (const date of datesFrom("2023-12-31", 368))
-      await putDay(store, key.id, date, { m: { settled: [1, 1, 0, 0] } });
+      await putDay(store, key.id, date, { m: { settled: [1, 1, 0, 0, 0] } });
     store.calls = [];
     const page = await keystile.usage.query({ keyId: key.id, from: "2024-01-01", to: "2024-12-31" });
     expect(page.rows.map(({ day }) => day)).toEqual(datesFrom("2024-01-01", 366));
@@ -204,9 +205,9 @@ describe("days", () => {
       };
       const { rows } = await keystile.usage.query(query);
       expect(seen).toBe(moment + 1);
-      expect(rows[0]).toEqual(row(key.id, today, "m", "settled", [1, 5, 0, 0]));
+      expect(rows[0]).toEqual(row(key.id, today, "m", "settled", [1, 5, 0, 0, 0]));
       expect(rows.slice(1)).toEqual(
-        moment === 0 ? [row(key.id, "2025-01-16", "m", "settled", [1, 1, 0, 0])] : [],
+        moment === 0 ? [row(key.id, "2025-01-16", "m", "settled", [1, 1, 0, 0, 0])] : [],
       );
     }
   });
@@ -235,7 +236,7 @@ describe("days", () => {
     const reader = createKeystile({ store: torn, runtime: time.runtime });
     const { rows } = await reader.usage.query({ keyId: key.id });
     expect(isClosed).toBe(true);
-    expect(rows).toEqual([row(key.id, today, null, "settled", [1, 5, 0, 0])]);
+    expect(rows).toEqual([row(key.id, today, null, "settled", [1, 5, 0, 0, 0])]);
   });
 
   test("that are over outlive a purge of their key, for whoever knows its id", async () => {
@@ -247,7 +248,7 @@ describe("days", () => {
     await keystile.keys.revoke(key.id);
     expect((await keystile.usage.query()).rows).toHaveLength(2);
     await keystile.keys.purge(key.id);
-    const closed = { ...row(key.id, today, null, "settled", [1, 5, 0, 0]), owner: "acme" };
+    const closed = { ...row(key.id, today, null, "settled", [1, 5, 0, 0, 0]), owner: "acme" };
     expect((await keystile.usage.query({ keyId: key.id })).rows).toEqual([closed]);
     expect((await keystile.usage.query()).rows).toEqual([]);
   });
@@ -385,7 +386,7 @@ describe("documents that cannot be read", () => {
   test("do not bring back the part of a day that its key still shows", async () => {
     const { keystile, store } = bench();
     const { key } = await used(keystile, {});
-    await putDay(store, key.id, today, { m: { settled: [1, 1, 0, 0] } });
+    await putDay(store, key.id, today, { m: { settled: [1, 1, 0, 0, 0] } });
     await damageDay(store, key.id, today, () => ({}));
     const page = await keystile.usage.query({ keyId: key.id });
     expect(page).toMatchObject({ rows: [], unreadable: [{ keyId: key.id, day: today }] });
@@ -406,14 +407,19 @@ describe("documents that cannot be read", () => {
 });
 
 describe("CSV", () => {
-  const plain = row("abc.0", today, "gpt-5", "settled", [2, 30, 4, 5]);
+  const plain = row("abc.0", today, "gpt-5", "settled", [2, 30, 4, 5, 20]);
 
   test("has a header, a line for each row, and empty cells for what is not there", () => {
-    expect(usageCsv([])).toBe("day,keyId,owner,model,outcome,requests,cost,inputTokens,outputTokens\r\n");
-    const rows = [{ ...plain, owner: "acme" }, row("abc.0", today, null, "expired", [-1, -30, 0, 0])];
+    expect(usageCsv([])).toBe(
+      "day,keyId,owner,accountId,model,outcome,requests,cost,paid,inputTokens,outputTokens\r\n",
+    );
+    const rows = [
+      { ...plain, owner: "acme", accountId: "abc.main" },
+      row("abc.0", today, null, "expired", [-1, -30, 0, 0, -30]),
+    ];
     expect(usageCsv(rows).split("\r\n").slice(1)).toEqual([
-      "2025-01-15,abc.0,acme,gpt-5,settled,2,30,4,5",
-      "2025-01-15,abc.0,,,expired,-1,-30,0,0",
+      "2025-01-15,abc.0,acme,abc.main,gpt-5,settled,2,30,20,4,5",
+      "2025-01-15,abc.0,,,,expired,-1,-30,-30,0,0",
       "",
     ]);
   });
@@ -437,7 +443,7 @@ describe("CSV", () => {
     ["アクメ", "アクメ"],
   ])("writes the text %j as %s", (model, cell) => {
     expect(usageCsv([{ ...plain, model, owner: model }]).split("\r\n2025-01-15,")[1]).toBe(
-      `abc.0,${cell},${cell},settled,2,30,4,5\r\n`,
+      `abc.0,${cell},,${cell},settled,2,30,20,4,5\r\n`,
     );
   });
 
@@ -451,11 +457,11 @@ describe("CSV", () => {
         const [, ...records] = parseCsv(usageCsv(rows));
         expect(records).toHaveLength(rows.length);
         for (const [at, cells] of records.entries()) {
-          const [, , owner = "", model = "", ...others] = cells;
+          const [, , owner = "", , model = "", ...others] = cells;
           const withoutGuards = [owner, model].map((cell) => cell.replaceAll("'", ""));
           expect(withoutGuards).toEqual(texts[at]);
           for (const cell of [owner, model]) expect(cell).not.toMatch(/^[=+\-@\t\r]/);
-          expect(others).toEqual(["settled", "2", "30", "4", "5"]);
+          expect(others).toEqual(["settled", "2", "30", "20", "4", "5"]);
         }
       }),
     );
@@ -464,16 +470,16 @@ describe("CSV", () => {
 
 describe("sums", () => {
   const rows = [
-    { ...row("k1", "2025-01-01", "a", "settled", [1, 10, 100, 1_000]), owner: "acme" },
-    { ...row("k1", "2025-01-02", "a", "settled", [2, 20, 200, 2_000]), owner: "acme" },
-    { ...row("k2", "2025-01-01", null, "refused", [3, 0, 0, 0]), owner: "acme" },
-    row("k3", "2025-01-01", "a", "voided", [4, 0, 0, 0]),
+    { ...row("k1", "2025-01-01", "a", "settled", [1, 10, 100, 1_000, 5]), owner: "acme", accountId: "abc.a" },
+    { ...row("k1", "2025-01-02", "a", "settled", [2, 20, 200, 2_000, 6]), owner: "acme", accountId: "abc.a" },
+    { ...row("k2", "2025-01-01", null, "refused", [3, 0, 0, 0, 0]), owner: "acme", accountId: "abc.b" },
+    row("k3", "2025-01-01", "a", "voided", [4, 0, 0, 0, 0]),
   ];
 
   test("go by any members, in the order in which they occur", () => {
     expect(sumUsage(rows, ["model"])).toEqual([
-      { model: "a", requests: 7, cost: 30, inputTokens: 300, outputTokens: 3_000 },
-      { model: null, requests: 3, cost: 0, inputTokens: 0, outputTokens: 0 },
+      { model: "a", requests: 7, cost: 30, paid: 11, inputTokens: 300, outputTokens: 3_000 },
+      { model: null, requests: 3, cost: 0, paid: 0, inputTokens: 0, outputTokens: 0 },
     ]);
     expect(
       sumUsage(rows, ["owner", "day"]).map(({ owner, day, requests }) => [owner, day, requests]),
@@ -482,18 +488,25 @@ describe("sums", () => {
       ["acme", "2025-01-02", 2],
       [undefined, "2025-01-01", 4],
     ]);
-    expect(sumUsage(rows, [])).toEqual([{ requests: 10, cost: 30, inputTokens: 300, outputTokens: 3_000 }]);
+    expect(sumUsage(rows, ["accountId"]).map(({ accountId, paid }) => [accountId, paid])).toEqual([
+      ["abc.a", 11],
+      ["abc.b", 0],
+      [undefined, 0],
+    ]);
+    expect(sumUsage(rows, [])).toEqual([
+      { requests: 10, cost: 30, paid: 11, inputTokens: 300, outputTokens: 3_000 },
+    ]);
     expect(sumUsage([], ["day"])).toEqual([]);
   });
 
   test("stop at 2^53 - 1", () => {
-    const most = row("k", today, null, "settled", [1, Number.MAX_SAFE_INTEGER, 0, 0]);
+    const most = row("k", today, null, "settled", [1, Number.MAX_SAFE_INTEGER, 0, 0, 0]);
     expect(sumUsage([most, most], [])).toMatchObject([{ requests: 2, cost: Number.MAX_SAFE_INTEGER }]);
   });
 
   test("go by nothing else", () => {
     expect(() => sumUsage(rows, ["cost" as "day"])).toThrow(
-      new TypeError("Usage is summed by day, keyId, owner, model, outcome, received cost."),
+      new TypeError("Usage is summed by day, keyId, owner, accountId, model, outcome, received cost."),
     );
   });
 });
@@ -541,9 +554,9 @@ function row(
   day: string,
   model: string | null,
   outcome: UsageRow["outcome"],
-  [requests, cost, inputTokens, outputTokens]: readonly [number, number, number, number],
+  [requests, cost, inputTokens, outputTokens, paid]: Tally,
 ): UsageRow {
-  return { day, keyId, model, outcome, requests, cost, inputTokens, outputTokens };
+  return { day, keyId, model, outcome, requests, cost, paid, inputTokens, outputTokens };
 }
 
 function datesFrom(first: string, count: number): readonly string[] {
