@@ -33,7 +33,7 @@ import { type IssueInput, parseListQuery, parseUpdateCondition } from "./policy-
 import type { Runtime } from "./runtime.js";
 import { sweepAccount } from "./settle.js";
 import type { StoreSession } from "./store-session.js";
-import { cycleEnd, cycleName, subscriptionStatus, withPlan } from "./subscription.js";
+import { cycleEnd, cycleName, subscriptionStatus, withClosedCycle, withPlan } from "./subscription.js";
 
 /** A credit or a debit: applied once for each `id`, however often it is asked for. */
 export interface EntryInput {
@@ -117,8 +117,9 @@ export interface Accounts {
     options?: { readonly at?: "period_end" | "now" },
   ): Promise<AccountView>;
   /**
-   * Counts the current cycle's allowance from zero. What requests in flight hold stays held, what was paid from the
-   * balance stays paid, and the cycle ends when it would have.
+   * Counts the current cycle's allowance from zero. What requests in flight hold stays held, what processes that died were
+   * charged stays charged for the hour in which they may correct it, what was paid from the balance stays paid, and the
+   * cycle ends when it would have.
    */
   resetCycle(accountId: string): Promise<AccountView>;
 }
@@ -186,7 +187,8 @@ export function accounts(
     try {
       const account = await change(accountId, (record, now) => {
         assertNotSubscribed(record, now);
-        return { ...record, subscription: newSubscription(subscription, record.subscription, now) };
+        const begun = newSubscription(subscription, record.subscription, now);
+        return { ...record, closed: withClosedCycle(record), subscription: begun };
       });
       // Only now there is an allowance to be shown.
       const key = issued && (await keys.get(issued.key.id));
@@ -330,10 +332,19 @@ function inState(state: AccountRecord["policy"]["state"]): Edit {
 }
 
 function withoutUse(account: AccountRecord): AccountRecord {
-  const { subscription, used, alerts = {} } = account;
+  const { subscription, used, collected, alerts = {} } = account;
   if (subscription === undefined) return account;
   const purse = `subscription@${cycleName(subscription)}`;
-  return { ...account, used: omit(used, purse), alerts: omit(alerts, purse) };
+  // What processes that died were charged may still be corrected, so it stays, as what is held does.
+  const charged = Object.values(collected)
+    .filter(({ mode }) => mode === "charge")
+    .reduce((sum, entry) => sum + (entry.collected[purse] ?? 0), 0);
+  const rest = omit(used, purse);
+  return {
+    ...account,
+    used: charged > 0 ? { ...rest, [purse]: charged } : rest,
+    alerts: omit(alerts, purse),
+  };
 }
 
 function omit(amounts: Amounts, purse: string): Amounts {

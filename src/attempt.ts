@@ -81,6 +81,8 @@ export interface Composition<K> {
   readonly swept: Swept;
   readonly tasks: readonly (K & { readonly subject: Subject; readonly step: Step<unknown> })[];
   readonly moment: Moment;
+  /** Other names under which this process holds something of the documents. */
+  readonly formerNodes: ReadonlySet<string>;
   /** The number of this attempt. */
   readonly nextSeq: () => number;
   /** Documents to be written even if nothing changed, because holds are to be renewed. */
@@ -94,7 +96,7 @@ export interface Composition<K> {
 
 /** Runs every task on the records as the tasks before it left them, and composes the group that makes them true. */
 export function compose<K>(input: Composition<K>): Composed<K> {
-  const { anchorId, documents, swept, tasks, moment, renewals, tallies, thresholds } = input;
+  const { anchorId, documents, swept, tasks, moment, formerNodes, renewals, tallies, thresholds } = input;
   const records = new Map(swept.records);
   const results = tasks.map((task): Result<K> => run(task, records, moment));
 
@@ -129,7 +131,7 @@ export function compose<K>(input: Composition<K>): Composed<K> {
       if (closed !== undefined) closings.push(closing(id, after, closed, documents));
     }
     if (isLedger(after)) {
-      const stamped = stamp(after, { ...moment, seq }, id === anchorId);
+      const stamped = stamp(renewed(after, formerNodes, moment), { ...moment, seq }, id === anchorId);
       const claimed =
         before === undefined ? stamped : claimAlerts(before as KeyRecord, stamped as KeyRecord, thresholds);
       after = fitted(claimed);
@@ -238,6 +240,15 @@ function stamp<L extends Ledger>(
   const entry = ledger.nodes[node] ?? (isAnchor ? newEntry(ledger) : undefined);
   if (entry === undefined) return dated;
   return withNode(dated, node, { ...entry, seq, renewByMs: Math.max(entry.renewByMs, holdUntilMs) });
+}
+
+/** What a process holds under names that it no longer gives lives on while its requests do. */
+function renewed<L extends Ledger>(ledger: L, names: ReadonlySet<string>, { holdUntilMs }: Moment): L {
+  return [...names].reduce((sum, name) => {
+    const entry = sum.nodes[name];
+    if (entry === undefined || entry.open === 0) return sum;
+    return withNode(sum, name, { ...entry, renewByMs: Math.max(entry.renewByMs, holdUntilMs) });
+  }, ledger);
 }
 
 /** Moves a day that is over out of its key. It cannot be there yet; if it is, after all, they are one. */

@@ -59,3 +59,17 @@ export class KeystileError extends Error {
 export function isKeystileError(value: unknown): value is KeystileError {
   return value instanceof Error && (value as { [BRAND]?: unknown })[BRAND] === true;
 }
+
+/** A key that names an account is nothing without it. */
+export function accountMissing(): KeystileError {
+  return new KeystileError("document_invalid", "A key's account document is missing from the store.");
+}
+
+/** What was seen before must not be undone behind the back of a running process. */
+export function versionFault(): KeystileError {
+  return new KeystileError(
+    "document_invalid",
+    "A document has a version below one already seen. Was the store restored from a backup? Then restart.",
+    { mayHaveHappened: true },
+  );
+}

@@ -1,8 +1,8 @@
 import { idsOf, isKey, type Records, recordsOf, type Step, type Subject } from "./attempt.js";
 import { parseAccountRecord, parseKeyRecord } from "./document-schemas.js";
 import { type Documents, keyDocumentId } from "./documents.js";
-import type { KeystileError } from "./errors.js";
-import { accountMissing, type LiveGroup, liveGroup, type Surroundings, versionFault } from "./live-group.js";
+import { accountMissing, type KeystileError, versionFault } from "./errors.js";
+import { type LiveGroup, liveGroup, type Surroundings } from "./live-group.js";
 import type { WriteResult } from "./store.js";
 import { withResolvers } from "./store-session.js";
 import type { Count } from "./tally.js";
@@ -243,7 +243,8 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
       recent.delete(id);
       if (!unfinished.has(group) && !inFlight.has(group) && group.forget(id)) {
         left -= 1;
-        if (group.isEmpty()) groups.delete(group.anchorId);
+        // By then there may be another one of the same anchor.
+        if (group.isEmpty() && groups.get(group.anchorId) === group) groups.delete(group.anchorId);
       } else {
         recent.set(id, group);
       }

@@ -1,12 +1,13 @@
 import type { Thresholds } from "./alerts.js";
 import { type Confirmed, compose, isLedger, type Step, type Subject, sweepAll } from "./attempt.js";
 import { type AnyRecord, parseRecord } from "./document-schemas.js";
-import type { DayTally } from "./documents.js";
-import { KeystileError } from "./errors.js";
+import type { Ledger, NodeEntry } from "./documents.js";
+import { accountMissing, type KeystileError, versionFault } from "./errors.js";
+import { pendingCounts } from "./pending-counts.js";
 import type { Runtime } from "./runtime.js";
 import type { Document } from "./store.js";
 import type { StoreSession } from "./store-session.js";
-import { type Count, mergeDays, withCount } from "./tally.js";
+import type { Count } from "./tally.js";
 import { backoffMs, overloaded, type StepOptions, type Task, taskLine } from "./task-line.js";
 import { type Attempt, unansweredAttempts } from "./unanswered.js";
 
@@ -75,7 +76,6 @@ const MAX_DOCUMENTS = 16;
 
 /** Attempts of unknown outcome, while reads succeed and writes do not. */
 const MAX_UNANSWERED = 64;
-
 /** What was decided by a time that far from the store's is undone and decided again. */
 const MAX_CLOCK_ERROR_MS = 1_000;
 
@@ -85,10 +85,12 @@ const MAX_PAUSE_ROUND_TRIPS = 4;
 export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGroup {
   const { session, runtime, holdMs, storeTimeoutMs } = surroundings;
   let node = surroundings.identity(false);
+  /** Names given before, under which something may still be held. */
+  const formerNodes = new Set<string>();
   const documents = new Map<string, Confirmed>();
   /** Documents that are only ever made once: known while an attempt needs them. */
   const transient = new Map<string, Confirmed>();
-  const tallies = new Map<string, DayTally>();
+  const counts = pendingCounts();
   /** What a read of this turn has not found. Absence is not remembered beyond it. */
   let absent = new Set<string>();
   const line = taskLine(runtime, storeTimeoutMs);
@@ -136,17 +138,17 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
       swept,
       tasks: line.due().filter((task) => task.ids.every((id) => before.has(id))),
       moment,
+      formerNodes,
       nextSeq: () => (seq = surroundings.nextSeq()),
       renewals: new Set([...renewals].filter((id) => before.has(id))),
       // An attempt of unknown outcome is settled by raising the version past the one it expects, so there is
       // something to write even with nothing to say.
       mustWrite: unanswered.count() > 0,
-      tallies,
+      tallies: counts.all(),
       thresholds: surroundings.thresholds,
     });
-    const taken = new Map([...composed.tallied].map((id) => [id, tallies.get(id) as DayTally]));
-    for (const id of taken.keys()) tallies.delete(id);
-    return { ...composed, ...moment, seq, preparedAtMs: runtime.monotonicMs(), before, tallies: taken };
+    const tallies = counts.take(composed.tallied);
+    return { ...composed, ...moment, seq, preparedAtMs: runtime.monotonicMs(), before, tallies };
   }
 
   /** There is nothing to be decided on a document that is not there. Who came after the read began is not told. */
@@ -190,7 +192,7 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
 
   function lost(attempt: Attempt, current: readonly Document[]): void {
     lostRaces += 1;
-    keepTallies(attempt);
+    counts.giveBack(attempt.tallies);
     // A reply that was overtaken by a copy of its own request says "lost" although it won: only `seq` tells.
     if (attempt.changes) unanswered.add(attempt);
     const ids = attempt.writes.map(({ id }) => id);
@@ -200,14 +202,9 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
 
   function failed(attempt: Attempt, error: KeystileError): void {
     if (attempt.changes && error.mayHaveHappened) unanswered.add(attempt);
-    else keepTallies(attempt);
+    else counts.giveBack(attempt.tallies);
     const tried = new Set(attempt.results.map(({ task }) => task));
     backOff(error, (task) => tried.has(task));
-  }
-
-  function keepTallies(attempt: Attempt): void {
-    for (const [id, tally] of attempt.tallies)
-      tallies.set(id, mergeDays(tally, tallies.get(id) ?? NO_COUNTS));
   }
 
   /** After a fault, requests get an answer and facts are tried again later. */
@@ -274,8 +271,13 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
     }
     line.dropFinished();
     if (proven === undefined) return;
-    // What it has made of the other documents is seen by who reads them.
-    for (const id of proven.records.keys()) if (!fresh.includes(id)) documents.delete(id);
+    // What it has made of the others, at a version that has passed: nothing can be decided on it, but what is held there
+    // is not lost sight of.
+    for (const [id, record] of proven.records) {
+      const version = proven.before.get(id)?.version;
+      if (!fresh.includes(id) && isLedger(record) && version !== undefined)
+        documents.set(id, { version, record });
+    }
     happened(proven);
   }
 
@@ -327,8 +329,17 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
     const known = documents.get(id)?.record;
     const entry = isLedger(known) ? known.nodes[node] : undefined;
     const wasThere =
-      (entry !== undefined && (id === anchorId || entry.open > 0)) || unanswered.mayHaveNamed(node, id);
-    if (wasThere || record.collected[node] !== undefined) node = surroundings.identity(true);
+      (entry !== undefined && (id === anchorId || entry.open > 0)) ||
+      unanswered.mayHaveNamed(node, id, record);
+    if (!wasThere && record.collected[node] === undefined) return;
+    formerNodes.add(node);
+    node = surroundings.identity(true);
+  }
+
+  /** What requests of this process hold of a record, under whichever name. */
+  function openEntries(record: AnyRecord | undefined): readonly NodeEntry[] {
+    const names = [node, ...formerNodes].filter((name) => holdsUnder(name, record));
+    return names.map((name) => (record as Ledger).nodes[name] as NodeEntry);
   }
 
   function isUnfinished(): boolean {
@@ -343,7 +354,7 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
       return line.add(subject, step, options);
     },
     count(id, counted) {
-      tallies.set(id, withCount(tallies.get(id) ?? NO_COUNTS, counted));
+      counts.add(id, counted);
     },
     waiting: () => line.waiting().length,
     isUnfinished,
@@ -362,37 +373,27 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
     adopt,
     unreadable: (error) => backOff(error, () => true),
     renewIfDue() {
+      const now = session.now();
       for (const [id, { record }] of documents) {
-        const entry = isLedger(record) ? record.nodes[node] : undefined;
-        if (entry === undefined || entry.open === 0) continue;
-        if (entry.renewByMs - session.now() < (holdMs * 2) / 3) renewals.add(id);
+        const isDue = openEntries(record).some(({ renewByMs }) => renewByMs - now < (holdMs * 2) / 3);
+        if (isDue) renewals.add(id);
       }
+      const isOpen = (name: string) => [...documents.values()].some(({ record }) => holdsUnder(name, record));
+      for (const name of formerNodes) if (!isOpen(name)) formerNodes.delete(name);
     },
     writeCounts() {
-      for (const id of tallies.keys()) if (documents.has(id)) renewals.add(id);
+      for (const id of counts.all().keys()) if (documents.has(id)) renewals.add(id);
     },
     forget(id) {
-      const record = documents.get(id)?.record;
-      const isHeld = isLedger(record) && (record.nodes[node]?.open ?? 0) > 0;
-      if (isHeld || isUnfinished()) return false;
+      if (openEntries(documents.get(id)?.record).length > 0 || isUnfinished()) return false;
       documents.delete(id);
-      tallies.delete(id);
+      counts.drop(id);
       return true;
     },
     isEmpty: () => documents.size === 0,
   };
 }
 
-const NO_COUNTS: DayTally = { day: 0, models: {} };
-
-export function accountMissing(): KeystileError {
-  return new KeystileError("document_invalid", "A key's account document is missing from the store.");
-}
-
-export function versionFault(): KeystileError {
-  return new KeystileError(
-    "document_invalid",
-    "A document has a version below one already seen. Was the store restored from a backup? Then restart.",
-    { mayHaveHappened: true },
-  );
+function holdsUnder(name: string, record: AnyRecord | undefined): boolean {
+  return isLedger(record) && (record.nodes[name]?.open ?? 0) > 0;
 }

@@ -146,7 +146,7 @@ function divide({ key, account }: Documents, cost: Cost, holds: Holds): Shares |
   const all = fundsOf(key.account.pays, account, cycle, holds);
   const funds = all.filter(({ name }) => name !== "payg" || isPayAsYouGo(account));
   const parts = typeof cost === "number" ? split(funds, cost) : choose(funds, cost);
-  if (own.room < (parts === undefined ? leastOf(cost) : total(parts))) return "key_quota_exhausted";
+  if (own.room < (parts === undefined ? leastOf(funds, cost) : total(parts))) return "key_quota_exhausted";
   if (parts === undefined) return reasonOf(funds, account, cost);
   return { key: purse(KEY_PURSE, total(parts)), account: amountsOf(parts), cycle };
 }
@@ -192,7 +192,7 @@ function spread(funds: readonly Fund[], debtor: Fund, promised: Amounts, cost: n
 function whole(funds: readonly Fund[], debtor: Fund, promised: Amounts, costs: FundCosts): Parts {
   const fund =
     funds.find(({ purses }) => (promised[purses[0] as string] ?? 0) > 0) ??
-    funds.find((one) => one.room >= priceOf(one, costs)) ??
+    funds.slice(0, funds.indexOf(debtor) + 1).find((one) => one.room >= priceOf(one, costs)) ??
     debtor;
   return [{ fund, amount: priceOf(fund, costs) }];
 }
@@ -253,8 +253,8 @@ function priceOf({ name }: Fund, costs: FundCosts): number {
   return name === "subscription" ? costs.subscription : costs.balance;
 }
 
-function leastOf(cost: Cost): number {
-  return typeof cost === "number" ? cost : Math.min(cost.subscription, cost.balance);
+function leastOf(funds: readonly Fund[], cost: Cost): number {
+  return typeof cost === "number" ? cost : Math.min(...funds.map((fund) => priceOf(fund, cost)));
 }
 
 function total(parts: Parts): number {

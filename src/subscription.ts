@@ -53,10 +53,18 @@ export function turnCycle(account: AccountRecord, now: number): AccountRecord {
   if (span.index <= subscription.current.index) return account;
   const { nextPlan, ...kept } = subscription;
   const plan = nextPlan ?? kept.plan;
-  const ended = cycleName(subscription);
-  const closed = { ...account.closed, [ended]: subscription.current.allowance };
+  const closed = withClosedCycle(account);
   const turned = { ...kept, plan, current: { ...span, allowance: plan.allowance } };
-  return forgetCycles({ ...account, closed, subscription: turned }, [ended, cycleName(turned)]);
+  return forgetCycles({ ...account, closed, subscription: turned }, [
+    cycleName(subscription),
+    cycleName(turned),
+  ]);
+}
+
+/** What cycles allowed that are over, with the current one, in which something may still be settled. */
+export function withClosedCycle({ closed, subscription }: AccountRecord): Amounts {
+  if (subscription === undefined) return closed;
+  return { ...closed, [cycleName(subscription)]: subscription.current.allowance };
 }
 
 /**

@@ -1,4 +1,5 @@
-import type { Composed, Confirmed } from "./attempt.js";
+import { type Composed, type Confirmed, isLedger } from "./attempt.js";
+import type { AnyRecord } from "./document-schemas.js";
 import type { DayTally, Ledger } from "./documents.js";
 import { mayBeForgotten } from "./expiry.js";
 import type { Task } from "./task-line.js";
@@ -24,7 +25,7 @@ export interface Unanswered {
   add(attempt: Attempt): void;
   clear(): void;
   /** Whether one of them may have made an entry of this node in a document. */
-  mayHaveNamed(node: string, id: string): boolean;
+  mayHaveNamed(node: string, id: string, ledger: Ledger): boolean;
   /** What the anchor, just read, tells of them. */
   decide(anchor: Confirmed | undefined): Decided;
 }
@@ -49,7 +50,14 @@ export function unansweredAttempts(anchorId: string): Unanswered {
     clear() {
       attempts = [];
     },
-    mayHaveNamed: (node, id) => attempts.some((attempt) => attempt.node === node && attempt.records.has(id)),
+    // Its absence proves that it was never written, unless it may have been forgotten since.
+    mayHaveNamed: (node, id, ledger) =>
+      attempts.some(
+        (attempt) =>
+          attempt.node === node &&
+          hasEntry(attempt.records.get(id), node) &&
+          mayBeForgotten(ledger, attempt.holdUntilMs),
+      ),
     decide(anchor) {
       if (anchor === undefined) {
         // Gone for good: a version never repeats, so none of them can still happen.
@@ -70,6 +78,10 @@ export function unansweredAttempts(anchorId: string): Unanswered {
       return { forgotten };
     },
   };
+}
+
+function hasEntry(record: AnyRecord | undefined, node: string): boolean {
+  return isLedger(record) && record.nodes[node] !== undefined;
 }
 
 /** The latest attempt of a process that this record contains. */

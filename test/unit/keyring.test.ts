@@ -63,7 +63,15 @@ describe("issue", () => {
     ["standard", /^sk-[A-Za-z0-9]{48}$/],
     ["subscription", /^sk-sub-[A-Za-z0-9]{48}$/],
   ] as const)("kind %s", async (kind, form) => {
-    expect((await bench().keys.issue({ kind })).secret).toMatch(form);
+    const { keys, accounts } = bench().keystile;
+    const account = (await accounts.open()).id;
+    expect((await keys.issue({ kind, account })).secret).toMatch(form);
+  });
+
+  test("a key of a subscription is refused without its account: nothing would bound it", async () => {
+    const issuing = bench().keys.issue({ kind: "subscription" });
+    await expect(issuing).rejects.toMatchObject({ code: "invalid_options" });
+    await expect(issuing).rejects.toThrow("key.account: expected the id of the account");
   });
 
   test("never gives the same id or secret twice, and puts an owner's keys in one place", async () => {

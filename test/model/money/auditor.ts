@@ -183,9 +183,6 @@ export function createMoneyAuditor(books: Books) {
     const charged = chargedIn(before);
     const chargedAfter = chargedIn(after);
     const current = `subscription@${cycleOf(after as AccountBody)}`;
-    // A reset forgives what the dead were charged, which they may still correct.
-    if (isResetting(track, writer) && (charged[current] ?? 0) + (chargedAfter[current] ?? 0) > 0)
-      track.isBlurred = true;
     for (const [purse, used] of Object.entries(before.used)) {
       const less = used - (after.used[purse] ?? 0);
       const isReset = purse === current && isResetting(track, writer);

@@ -41,6 +41,8 @@ interface SoloWorld {
   fail(invariant: string, detail: string): void;
 }
 
+const CHANGES = ["credit", "debit", "terms", "plan", "plan", "reset", "status", "status", "key"] as const;
+const STATUSES = ["suspend", "resume", "unpaid", "paid", "paid", "cancel", "cancelNow"] as const;
 const DAY_MS = 86_400_000;
 const HOUR_MS = 3_600_000;
 
@@ -84,20 +86,13 @@ export function createSoloOperators({
     const { subscription } = reference;
     const { accounts: money, keys } = processes.any().subject;
     const isLive = subscription !== undefined && !hasEnded(subscription, clock.at(nowMs()));
-    const what = random.pick([
-      "credit",
-      "debit",
-      "terms",
-      "plan",
-      "plan",
-      "reset",
-      "status",
-      "status",
-      "key",
-    ]);
+    const what = reference.isSuspended && random.chance(0.6) ? "resume" : random.pick(CHANGES);
     count(`edit ${what}`);
     note(`${what} of ${id}`);
-    if (what === "credit") await credit(account, random.between(1, 200));
+    if (what === "resume") {
+      reference.isSuspended = false;
+      await answer(money.resume(id));
+    } else if (what === "credit") await credit(account, random.between(1, 200));
     else if (what === "debit") await credit(account, -random.between(1, 100));
     else if (what === "terms") {
       reference.payAsYouGo = drawPayAsYouGo(random);
@@ -182,16 +177,7 @@ export function createSoloOperators({
     const { subscription } = reference;
     if (subscription === undefined) return;
     const { accounts: money } = processes.any().subject;
-    const what = random.pick([
-      "suspend",
-      "resume",
-      "resume",
-      "unpaid",
-      "paid",
-      "paid",
-      "cancel",
-      "cancelNow",
-    ]);
+    const what = random.pick(STATUSES);
     if (what === "suspend" || what === "resume") {
       reference.isSuspended = what === "suspend";
       await answer(money[what](id));

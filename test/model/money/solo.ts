@@ -63,7 +63,8 @@ export async function simulateSolo(
     ...{ onSent: () => {}, onStarted: () => {}, onCrashed: () => {} },
   });
   const accounts: SoloAccount[] = [];
-  const answer = async <T>(promise: Promise<T>): Promise<T> => (await processes.settled(promise, "a call")) as T;
+  const answer = async <T>(promise: Promise<T>): Promise<T> =>
+    (await processes.settled(promise, "a call")) as T;
   const operators = createSoloOperators({ random, timeline, clock, processes, stored, answer, count, fail });
   const open: Open[] = [];
 
