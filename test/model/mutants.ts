@@ -4,7 +4,7 @@ import type { Profile } from "./scenario.js";
 const BOOKS = ["no-lost-charge", "no-double-charge", "settle-is-stored", "no-stuck-hold", "holds-end-once"];
 
 /** What an attempt comes to is known here, and nothing is sent yet. */
-const COMPOSED = "    const taken = new Map([...composed.tallied]";
+const COMPOSED = "    const tallies = counts.take(composed.tallied);";
 
 /** Source that tells callers the outcome of an attempt before the store has confirmed it. */
 function answerFirst(condition: string): string {
@@ -152,8 +152,8 @@ export const MUTANTS: readonly Mutant<Profile>[] = [
   {
     name: "a spent identity is used again",
     file: "live-group.ts",
-    find: "if (wasThere || record.collected[node] !== undefined)",
-    replace: "if (wasThere && record === undefined)",
+    find: "if (!wasThere && record.collected[node] === undefined) return;",
+    replace: "if (wasThere || record !== undefined) return;",
     profiles: ["pauses", "churn"],
     caughtBy: [
       "holds-end-once",
@@ -166,7 +166,7 @@ export const MUTANTS: readonly Mutant<Profile>[] = [
   {
     name: "holds are not renewed",
     file: "live-group.ts",
-    find: "if (entry.renewByMs - session.now() < (holdMs * 2) / 3) renewals.add(id);",
+    find: "if (isDue) renewals.add(id);",
     replace: "",
     profiles: ["calm"],
     caughtBy: ["renewed-in-time"],

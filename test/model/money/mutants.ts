@@ -54,11 +54,11 @@ export const MONEY_MUTANTS: readonly MoneyMutant[] = [
   {
     name: "a new cycle does not begin from zero",
     file: "subscription.ts",
-    find: "return forgetCycles({ ...account, closed, subscription: turned }, [ended, cycleName(turned)]);",
+    find: "return forgetCycles({ ...account, closed, subscription: turned }, [",
     replace:
-      "const spent = account.used['subscription@' + ended] ?? 0;\n" +
+      "const spent = account.used['subscription@' + cycleName(subscription)] ?? 0;\n" +
       "  const used = { ...account.used, ['subscription@' + cycleName(turned)]: spent };\n" +
-      "  return forgetCycles({ ...account, used, closed, subscription: turned }, [ended, cycleName(turned)]);",
+      "  return forgetCycles({ ...account, used, closed, subscription: turned }, [",
     profiles: ["days"],
     caughtBy: ["booked-on-both", "settled-in-its-cycle"],
   },
@@ -73,8 +73,8 @@ export const MONEY_MUTANTS: readonly MoneyMutant[] = [
   {
     name: "a reset gives back what is held",
     file: "accounts.ts",
-    find: "const { subscription, used, alerts = {} } = account;",
-    replace: "const { subscription, used, alerts = {} } = (account = { ...account, nodes: {} });",
+    find: "const { subscription, used, collected, alerts = {} } = account;",
+    replace: "const { subscription, used, collected, alerts = {} } = (account = { ...account, nodes: {} });",
     profiles: ["calm", "days"],
     caughtBy: ["holds-end-once", "booked-on-both", "allowances-are-held"],
   },
@@ -155,13 +155,13 @@ export const MONEY_MUTANTS: readonly MoneyMutant[] = [
   {
     name: "allowed by what was cached, though the account was suspended",
     file: "live-group.ts",
-    find: "    const taken = new Map([...composed.tallied]",
+    find: "    const tallies = counts.take(composed.tallied);",
     replace:
       "    for (const result of composed.results) {\n" +
       "      const outcome = result.threw ? undefined : (result.outcome as { verdict?: { allowed: boolean } });\n" +
       "      if (outcome?.verdict?.allowed) line.answer(result.task, () => result.task.resolve(outcome));\n" +
       "    }\n" +
-      "    const taken = new Map([...composed.tallied]",
+      "    const tallies = counts.take(composed.tallied);",
     profiles: ["calm"],
     caughtBy: ["allowance-is-right", "allowances-are-held"],
   },
