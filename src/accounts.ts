@@ -14,6 +14,7 @@ import {
 } from "./account-input.js";
 import { newAccountRecord, newSubscription } from "./account-record.js";
 import { type AccountView, accountView } from "./account-view.js";
+import { claimAlerts } from "./alerts.js";
 import type { Records } from "./attempt.js";
 import { parseAccountRecord } from "./document-schemas.js";
 import {
@@ -33,7 +34,7 @@ import { type IssueInput, parseListQuery, parseUpdateCondition } from "./policy-
 import type { Runtime } from "./runtime.js";
 import { sweepAccount } from "./settle.js";
 import type { StoreSession } from "./store-session.js";
-import { cycleEnd, cycleName, subscriptionStatus, withClosedCycle, withPlan } from "./subscription.js";
+import { cycleEnd, cycleName, subscriptionStatus, withPlan, withSubscription } from "./subscription.js";
 
 /** A credit or a debit: applied once for each `id`, however often it is asked for. */
 export interface EntryInput {
@@ -165,7 +166,8 @@ export function accounts(
         throw new KeystileError("account_state", "The credits of an account must stay within 2^53 - 1.");
       }
       const records = {
-        account: { ...account, credited },
+        // A credit takes back what it makes untrue at once: what is spent in the same write comes after it.
+        account: claimAlerts(account, { ...account, credited }, settings.thresholds),
         entry: { format: FORMAT, amount: sign * amount, atMs: now },
       };
       return { records, outcome: { applied: true, account: accountView(accountId, records.account, now) } };
@@ -187,8 +189,7 @@ export function accounts(
     try {
       const account = await change(accountId, (record, now) => {
         assertNotSubscribed(record, now);
-        const begun = newSubscription(subscription, record.subscription, now);
-        return { ...record, closed: withClosedCycle(record), subscription: begun };
+        return withSubscription(record, newSubscription(subscription, record.subscription, now));
       });
       // Only now there is an allowance to be shown.
       const key = issued && (await keys.get(issued.key.id));

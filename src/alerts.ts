@@ -49,8 +49,9 @@ export function claimAlerts<L extends KeyRecord | AccountRecord>(
     const wasRaised = limit > (known.find((one) => one.purse === purse)?.limit ?? limit);
     if (wasRaised && isLower(alerts?.[purse], reached)) alerts = noted(alerts, purse, reached);
     const wasLeft = leftOf(before, known.find((one) => one.purse === purse) ?? watched);
-    if (leftOf(after, watched) < wasLeft && isLower(reached, alerts?.[purse]))
-      alerts = noted(alerts, purse, reached);
+    // One that was taken back and is reached again in the same write could not be told from the old note: next time.
+    const isNew = isLower(reached, before.alerts?.[purse]) && isLower(reached, alerts?.[purse]);
+    if (leftOf(after, watched) < wasLeft && isNew) alerts = noted(alerts, purse, reached);
   }
   return alerts === after.alerts ? after : { ...after, alerts };
 }

@@ -53,6 +53,8 @@ export interface Admission {
 export interface Identified {
   readonly allowed: true;
   readonly key: KeyIdentity;
+  /** A model or models without their aliases, as `admit` will judge them. */
+  resolve(model: Facts["model"]): Facts["model"];
   /**
    * The second phase: all rules again, with model and money, confirmed by one atomic write.
    * @throws TypeError for a bad cost; KeystileError on a fault. Neither consumes anything.
@@ -197,7 +199,7 @@ export function authorizer(
         tellIfEmpty();
       }
     }
-    return { allowed: true, key: identityOf(subject.keyId, documents), admit };
+    return { allowed: true, key: identityOf(subject.keyId, documents), resolve: withoutAliases, admit };
   }
 
   function weigh(facts: Facts, cost: Cost, tokens: number): KeyStep<Weighed> {

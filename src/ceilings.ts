@@ -124,7 +124,14 @@ function choiceCeiling(request: Members, unasked: number): number | undefined {
 
 function largest(bounds: readonly unknown[], unasked: number): number {
   const given = bounds.filter((bound) => bound !== undefined && bound !== null);
-  return given.length === 0 ? unasked : Math.max(...given.map((bound) => (isCount(bound) ? bound : unasked)));
+  return given.length === 0 ? unasked : Math.max(...given.map((bound) => boundOf(bound, unasked)));
+}
+
+/** Some read a number out of text; whoever does not has its own default. */
+function boundOf(bound: unknown, unasked: number): number {
+  if (isCount(bound)) return bound;
+  const number = typeof bound === "string" ? Number(bound) : unasked;
+  return Number.isFinite(number) ? Math.max(unasked, Math.ceil(number)) : unasked;
 }
 
 /** What `n` is taken for when it is no integer from 0. */

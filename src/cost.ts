@@ -1,4 +1,5 @@
 import type { Cost, FundCosts } from "./documents.js";
+import type { Usage } from "./usage.js";
 
 /** @throws TypeError for anything but an integer from 0 to 2^53 - 1, or one for each fund. */
 export function assertCost(cost: unknown): asserts cost is Cost {
@@ -9,6 +10,15 @@ export function assertCost(cost: unknown): asserts cost is Cost {
   } else {
     assertAmount(cost, "cost");
   }
+}
+
+/** @throws TypeError for token counts that are no integers from 0 to 2^53 - 1, or too many together. */
+export function assertUsage(usage: unknown): void {
+  if (usage === undefined) return;
+  const { inputTokens, outputTokens } = (usage ?? {}) as Partial<Usage>;
+  assertAmount(inputTokens, "usage.inputTokens");
+  assertAmount(outputTokens, "usage.outputTokens");
+  assertAmount(inputTokens + outputTokens, "sum of usage.inputTokens and usage.outputTokens");
 }
 
 /** @throws TypeError for anything but an integer from 0 to 2^53 - 1. */

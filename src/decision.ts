@@ -1,4 +1,4 @@
-import { assertCost } from "./cost.js";
+import { assertCost, assertUsage } from "./cost.js";
 import type { Granted } from "./decide.js";
 import type { Cost, Documents } from "./documents.js";
 import type { Events } from "./events.js";
@@ -37,7 +37,7 @@ export interface Allowed {
   readonly quota: QuotaStatus;
   /** Whether the key's lists allow a model, for filtering a list of models or choosing a fallback. */
   canUseModel(model: string): boolean;
-  /** Notes what it has cost so far: what is booked if nobody says more. @throws TypeError for a bad cost */
+  /** Notes what it has cost so far: what is booked if nobody says more. @throws TypeError for a bad cost or usage */
   observe(cost: Cost, usage?: Usage): void;
   /**
    * Books the actual cost: `cost`, else what was observed, else the estimate. `usage` is for limits in tokens, which
@@ -106,6 +106,7 @@ export function decisions(
 
     function end(outcome: Ending["outcome"], cost: Cost, usage?: Usage): Promise<void> {
       assertCost(cost);
+      assertUsage(usage);
       if (ended === undefined) {
         open.delete(decision);
         onEnd();
@@ -132,6 +133,7 @@ export function decisions(
         isModelAllowed(aliases.get(name) ?? name, policy.allowedModels, policy.deniedModels),
       observe(cost, usage) {
         assertCost(cost);
+        assertUsage(usage);
         observed = { cost, usage };
       },
       settle: (cost, usage) =>

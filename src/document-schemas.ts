@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { isTimeZone } from "./cycle.js";
 import {
   type AccountRecord,
   type EntryRecord,
@@ -89,14 +90,17 @@ const keyRecord: z.ZodType<KeyRecord> = z.looseObject({
   ...ledger,
 });
 
-const zone = z.string();
+const zone = z.string().refine(isTimeZone, "expected a time zone that this process knows");
+
+/** What a Date can hold. */
+const time = z.int().min(-8_640_000_000_000_000).max(8_640_000_000_000_000);
 const cycle = z.union([
   z.looseObject({ kind: z.literal("never") }),
   z.looseObject({
     kind: z.literal("anniversary"),
     every: z.int().min(1),
     unit: z.enum(["day", "month"]),
-    anchorMs: z.int(),
+    anchorMs: time,
     zone,
   }),
   z.looseObject({ kind: z.literal("calendar"), unit: z.enum(["day", "week", "month"]), zone }),
@@ -125,10 +129,10 @@ const accountRecord: z.ZodType<AccountRecord> = z.looseObject({
       plan,
       nextPlan: plan.optional(),
       cycle,
-      current: z.looseObject({ index: z.int(), startsAtMs: z.int(), endsAtMs: z.int(), allowance: count }),
-      startedAtMs: z.int(),
-      endsAtMs: z.int().nullable(),
-      unpaidFromMs: z.int().nullable(),
+      current: z.looseObject({ index: z.int(), startsAtMs: time, endsAtMs: time, allowance: count }),
+      startedAtMs: time,
+      endsAtMs: time.nullable(),
+      unpaidFromMs: time.nullable(),
     })
     .optional(),
   closed: amounts,

@@ -7,6 +7,9 @@ export const FORMAT = 1;
 /** How many processes may hold something of one document at a time. */
 export const MAX_NODES = 128;
 
+/** How many more may have written something without holding anything. */
+export const MAX_VISITORS = 64;
+
 /** How long, and how many, expired entries are remembered so that their process can still correct them. */
 export const COLLECTED_KEPT_MS = 3_600_000;
 export const MAX_COLLECTED = 64;

@@ -128,7 +128,8 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
         if (unfinished.has(group)) schedule(group);
       },
       pauseMs,
-      true,
+      // Who waits for something must not see the process end.
+      group.waiting() === 0,
     );
   }
 

@@ -1,4 +1,4 @@
-import type { Admission, Arrival } from "./authorizer.js";
+import type { Admission, Arrival, Identified } from "./authorizer.js";
 import { headerValues } from "./credential.js";
 import type { Allowed, Refused } from "./decision.js";
 import { isKeystileError, KeystileError } from "./errors.js";
@@ -113,7 +113,7 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R>): Guard<
         admit: (read) =>
           orFault({ requestId, form }, async () => {
             const body = isBodiless(method) ? { bytes: undefined } : await read(maxBodyBytes);
-            const asked = await judge(arriving, body);
+            const asked = await judge(arriving, body, identified);
             const decision = await identified.admit(asked.admission);
             if (!decision.allowed) return refused(decision);
             const told = {
@@ -126,7 +126,7 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R>): Guard<
     });
   }
 
-  async function judge(arriving: Arriving<R>, read: ReadBody): Promise<Asked> {
+  async function judge(arriving: Arriving<R>, read: ReadBody, { resolve }: Identified): Promise<Asked> {
     const { request, method, url } = arriving;
     const { bytes: body, headers = arriving.headers } = read;
     const { cost = 1, tokens = 0 } = options;
@@ -143,8 +143,11 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R>): Guard<
       };
       return { admission };
     }
-    const bytes = isBodiless(method) ? new Uint8Array() : body;
-    const estimate = estimateOf(prices, { model, headers, bytes, body: value, maxBodyBytes });
+    // What nothing is generated for costs nothing but a price per request, however the path names a model.
+    const priced = generatesNothing(method, url)
+      ? { model: null, bytes: new Uint8Array(), body: undefined }
+      : { model: resolve(model), bytes: body, body: value };
+    const estimate = estimateOf(prices, { ...priced, headers, maxBodyBytes });
     const admission = { model, cost: estimate.cost, tokens: estimate.tokens };
     // Asked now: the handler may change what was parsed.
     return { admission, estimate, strips: stripUsageChunk && leavesUsageOut(value) };
@@ -207,6 +210,11 @@ function book(decision: Allowed, booking: Booking): Promise<void> {
 function isPreflight({ method, headers }: Arriving<unknown>): boolean {
   const has = (name: string): boolean => headerValues(headers, name).length > 0;
   return method === "OPTIONS" && has("origin") && has("access-control-request-method");
+}
+
+/** Only a POST generates anything, but for those that count tokens. */
+function generatesNothing(method: string, url: string): boolean {
+  return method !== "POST" || /(?:\/count_tokens|\/input_tokens|:countTokens)(?:[?#]|$)/.test(url);
 }
 
 function isBodiless(method: string): boolean {

@@ -30,6 +30,7 @@ import {
 } from "./policy-input.js";
 import type { Runtime } from "./runtime.js";
 import { digestsOf, generateSecret, hasValidChecksum, hintOf, isSecret } from "./secret.js";
+import { sweep } from "./settle.js";
 import type { Document, Write } from "./store.js";
 import type { StoreSession } from "./store-session.js";
 
@@ -71,7 +72,10 @@ export interface Keyring {
    * default 0), the one before it no longer. If this fails, call it again.
    */
   rotate(keyId: string, options?: { readonly graceMs?: number }): Promise<IssuedKey>;
-  /** Erases a revoked key's record and secrets. Calling it again is harmless. */
+  /**
+   * Erases a revoked key's record and secrets. Calling it again is harmless.
+   * @throws KeystileError `key_state` for a key that is not revoked, or has requests in flight that its account pays for
+   */
   purge(keyId: string): Promise<void>;
 }
 
@@ -195,6 +199,14 @@ export function keyring(
     if (found === undefined) return;
     if (found.key.policy.state !== "revoked") {
       throw new KeystileError("key_state", `Key "${keyId}" is not revoked. Revoke it before it is purged.`);
+    }
+    // Their end has to be booked on the account.
+    const isOpen = Object.values(sweep(found, await storeTime()).key.nodes).some(({ open }) => open > 0);
+    if (found.account !== undefined && isOpen) {
+      throw new KeystileError(
+        "key_state",
+        `Key "${keyId}" has requests in flight. Purge it when they have ended.`,
+      );
     }
     for (const { digest } of found.key.secrets) await erase(secretDocumentId(digest));
     await erase(keyDocumentId(keyId));

@@ -1,4 +1,4 @@
-import { type Amounts, type Ledger, MAX_NODES, type NodeEntry } from "./documents.js";
+import { type Amounts, type Ledger, MAX_NODES, MAX_VISITORS, type NodeEntry } from "./documents.js";
 import { KeystileError } from "./errors.js";
 
 /** What a request was promised by one document, under the process that serves it. */
@@ -15,7 +15,7 @@ export type Found = "live" | "charged" | "released" | "forgotten";
 
 /** Promises amounts to one more request of a process. @throws KeystileError `document_full` */
 export function hold<L extends Ledger>(ledger: L, { node, amounts }: Hold, renewByMs: number): L {
-  const entry = ledger.nodes[node] ?? newEntry(ledger);
+  const entry = ledger.nodes[node] ?? newEntry(ledger, MAX_NODES);
   return withNode(ledger, node, {
     ...entry,
     open: entry.open + 1,
@@ -64,9 +64,12 @@ export function withNode<L extends Ledger>(ledger: L, node: string, entry: NodeE
   return { ...ledger, nodes: { ...ledger.nodes, [node]: entry } };
 }
 
-/** An entry that holds nothing. @throws KeystileError `document_full` */
-export function newEntry(ledger: Ledger): NodeEntry {
-  if (Object.keys(ledger.nodes).length >= MAX_NODES) {
+/**
+ * An entry that holds nothing. Beyond the places for processes that hold something there are some for those that only
+ * change or correct something. @throws KeystileError `document_full`
+ */
+export function newEntry(ledger: Ledger, most: number = MAX_NODES + MAX_VISITORS): NodeEntry {
+  if (Object.keys(ledger.nodes).length >= most) {
     throw new KeystileError(
       "document_full",
       `More than ${MAX_NODES} processes hold requests of one key or account.`,

@@ -3,12 +3,13 @@ import { type Confirmed, compose, isLedger, type Step, type Subject, sweepAll } 
 import { type AnyRecord, parseRecord } from "./document-schemas.js";
 import type { Ledger, NodeEntry } from "./documents.js";
 import { accountMissing, type KeystileError, versionFault } from "./errors.js";
+import { pacing } from "./pacing.js";
 import { pendingCounts } from "./pending-counts.js";
 import type { Runtime } from "./runtime.js";
 import type { Document } from "./store.js";
 import type { StoreSession } from "./store-session.js";
 import type { Count } from "./tally.js";
-import { backoffMs, overloaded, type StepOptions, type Task, taskLine } from "./task-line.js";
+import { overloaded, type StepOptions, type Task, taskLine } from "./task-line.js";
 import { type Attempt, unansweredAttempts } from "./unanswered.js";
 
 /** What the groups of one process share. */
@@ -79,9 +80,6 @@ const MAX_UNANSWERED = 64;
 /** What was decided by a time that far from the store's is undone and decided again. */
 const MAX_CLOCK_ERROR_MS = 1_000;
 
-/** The winner of a contended group leaves it alone for up to so many round trips. */
-const MAX_PAUSE_ROUND_TRIPS = 4;
-
 export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGroup {
   const { session, runtime, holdMs, storeTimeoutMs } = surroundings;
   let node = surroundings.identity(false);
@@ -98,9 +96,7 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
   let chosenTasks: ReadonlySet<Task> = new Set();
   const unanswered = unansweredAttempts(anchorId);
   const renewals = new Set<string>();
-  let lostRaces = 0;
-  let failures = 0;
-  let resumeAtMs = 0;
+  const pace = pacing(runtime, session, storeTimeoutMs);
 
   // ── an attempt ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -108,7 +104,10 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
     line.giveUpLate();
     absent = new Set();
     const ids = new Set([anchorId]);
-    for (const wanted of [...line.due().map((task) => task.ids), ...[...renewals].map((id) => [id])]) {
+    // Holds that are due come first, but leave half of the room to whoever waits.
+    const due = [...renewals].map((id) => [id]);
+    const [first, rest] = [due.slice(0, MAX_DOCUMENTS / 2), due.slice(MAX_DOCUMENTS / 2)];
+    for (const wanted of [...first, ...line.due().map((task) => task.ids), ...rest]) {
       const fresh = wanted.filter((id) => !ids.has(id));
       if (ids.size + fresh.length <= MAX_DOCUMENTS) for (const id of fresh) ids.add(id);
     }
@@ -161,7 +160,7 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
       else line.answer(task, () => task.resolve(undefined));
     }
     line.dropFinished();
-    for (const id of absent) renewals.delete(id);
+    for (const id of documents.has(anchorId) ? absent : renewals) renewals.delete(id);
   }
 
   // ── what became of it ───────────────────────────────────────────────────────────────────────────────────
@@ -182,16 +181,12 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
       }
       unanswered.clear();
     }
-    // The winner of a contended group lets others pass; losers retry at once. Without this, one starves.
-    const pauseMs = lostRaces > 0 ? runtime.random() * MAX_PAUSE_ROUND_TRIPS * session.roundTripMs() : 0;
-    // Bounded, because the last round trip may have been that of a process that stood still.
-    resumeAtMs = runtime.monotonicMs() + Math.min(pauseMs, storeTimeoutMs / 10);
-    lostRaces = 0;
     happened(attempt);
+    pace.won(line.waiting().length === 0);
   }
 
   function lost(attempt: Attempt, current: readonly Document[]): void {
-    lostRaces += 1;
+    pace.lost();
     counts.giveBack(attempt.tallies);
     // A reply that was overtaken by a copy of its own request says "lost" although it won: only `seq` tells.
     if (attempt.changes) unanswered.add(attempt);
@@ -212,8 +207,7 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
     for (const task of line.waiting()) if (!task.options.isFact && affects(task)) line.giveUp(task, error);
     line.dropFinished();
     renewals.clear();
-    failures += 1;
-    resumeAtMs = runtime.monotonicMs() + backoffMs(failures, runtime);
+    pace.failed();
   }
 
   function adopt(
@@ -228,6 +222,7 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
         // A document that cannot be read holds up those who need it, and nobody else.
         documents.delete(id);
         transient.delete(id);
+        renewals.delete(id);
         for (const task of line.waiting()) if (task.ids.includes(id)) line.postpone(task, error);
         line.dropFinished();
       }
@@ -283,7 +278,7 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
 
   /** An attempt is known to be in the store: its tasks are answered, once. */
   function happened(attempt: Attempt): void {
-    failures = 0;
+    pace.recovered();
     // A check stamps nothing, so it renews nothing.
     for (const id of attempt.records.keys()) renewals.delete(id);
     const isUnsound = wasDecidedByWrongTime(attempt) || session.now() >= attempt.holdUntilMs;
@@ -360,9 +355,9 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
     isUnfinished,
     pauseMs() {
       // After a failure only facts wait for the back-off; a new request finds out at once.
-      if (failures > 0 && line.waiting().some(({ options }) => !options.isFact)) return 0;
+      if (pace.hasFailed() && line.waiting().some(({ options }) => !options.isFact)) return 0;
       const isIdle = unanswered.count() === 0 && renewals.size === 0;
-      return Math.max(resumeAtMs - runtime.monotonicMs(), isIdle ? line.dueInMs() : 0);
+      return Math.max(pace.waitMs(), isIdle ? line.dueInMs() : 0);
     },
     choose,
     unknown,

@@ -53,18 +53,21 @@ export function turnCycle(account: AccountRecord, now: number): AccountRecord {
   if (span.index <= subscription.current.index) return account;
   const { nextPlan, ...kept } = subscription;
   const plan = nextPlan ?? kept.plan;
-  const closed = withClosedCycle(account);
-  const turned = { ...kept, plan, current: { ...span, allowance: plan.allowance } };
-  return forgetCycles({ ...account, closed, subscription: turned }, [
-    cycleName(subscription),
-    cycleName(turned),
-  ]);
+  return withSubscription(account, { ...kept, plan, current: { ...span, allowance: plan.allowance } });
 }
 
-/** What cycles allowed that are over, with the current one, in which something may still be settled. */
-export function withClosedCycle({ closed, subscription }: AccountRecord): Amounts {
-  if (subscription === undefined) return closed;
-  return { ...closed, [cycleName(subscription)]: subscription.current.allowance };
+/**
+ * Takes an account into another cycle, or another subscription. What the cycle before it allowed is remembered, because
+ * something may still be settled in it.
+ */
+export function withSubscription(account: AccountRecord, subscription: Subscription): AccountRecord {
+  const { closed, subscription: before } = account;
+  if (before === undefined) return { ...account, subscription };
+  const ended = { ...closed, [cycleName(before)]: before.current.allowance };
+  return forgetCycles({ ...account, closed: ended, subscription }, [
+    cycleName(before),
+    cycleName(subscription),
+  ]);
 }
 
 /**

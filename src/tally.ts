@@ -79,7 +79,7 @@ export function mergeModels({ day, models }: DayTally): DayTally {
 }
 
 function nameOf({ models }: DayTally, model: string | null): string {
-  const name = (model ?? "").slice(0, MAX_MODEL_LENGTH);
+  const name = (model ?? "").slice(0, MAX_MODEL_LENGTH).replace(/[\ud800-\udbff]$/, "");
   // Not a name in plain objects.
   if (name === "__proto__") return "other";
   if (Object.hasOwn(models, name) || Object.keys(models).length < MAX_TALLIED_MODELS) return name;

@@ -343,6 +343,6 @@ function inOrder(a: UsageRow, b: UsageRow): number {
 
 function cell(value: string | number): string {
   if (typeof value === "number") return String(value);
-  const text = value.replace(/(?<=^|[,;|"\t\r\n])(?=[=+\-@\t\r])/g, "'");
+  const text = value.replace(/(?<=^|[,;|"\t\r\n])(?=[=+\-@\uff1d\uff0b\uff0d\uff20\t\r])/g, "'");
   return /[",;\t\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }

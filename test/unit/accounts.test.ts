@@ -252,6 +252,63 @@ describe("an account", () => {
     expect(await spend(gate, secret, 1)).toBe("1");
   });
 
+  test("a key with a request in flight is not purged: its end is the account's", async () => {
+    const { gate } = bench();
+    const { id } = await gate.accounts.open();
+    await gate.accounts.credit(id, { id: "1", amount: 1_000 });
+    const { secret, keyId } = await keyOf(gate, id);
+    const open = await gate.authorize({ ...bearer(secret), cost: 900 });
+    await gate.keys.revoke(keyId);
+    await expect(gate.keys.purge(keyId)).rejects.toMatchObject({ code: "key_state" });
+    if (open.allowed) await open.settle(10);
+    await gate.keys.purge(keyId);
+    expect((await gate.accounts.get(id))?.balance).toMatchObject({ used: 10, held: 0, remaining: 990 });
+  });
+
+  test("what is no usage is a TypeError, and the account stays sound", async () => {
+    const { gate, another } = bench();
+    const { id } = await gate.accounts.open({ limits: [{ tokens: 1_000, windowMs: 60_000 }] });
+    await gate.accounts.credit(id, { id: "1", amount: 100 });
+    const { secret } = await keyOf(gate, id);
+    const open = await gate.authorize(bearer(secret));
+    if (!open.allowed) throw new Error(open.refusal.reason);
+    const wrong = [
+      {},
+      { inputTokens: 10 },
+      { inputTokens: 1.5, outputTokens: 0 },
+      { inputTokens: -1, outputTokens: 0 },
+      { inputTokens: "1", outputTokens: 0 },
+      { inputTokens: Number.MAX_SAFE_INTEGER, outputTokens: 1 },
+      null,
+    ];
+    for (const usage of wrong) {
+      expect(() => open.settle(1, usage as never)).toThrow(TypeError);
+      expect(() => open.observe(1, usage as never)).toThrow(TypeError);
+    }
+    await open.settle(1);
+    expect(await spend(another(), secret, 1)).toBe("1");
+  });
+
+  test.each(["a corrupt key", "no account"])("%s spins nothing and holds up nobody else", async (damage) => {
+    const { gate, store, tick } = bench();
+    const { id } = await gate.accounts.open();
+    await gate.accounts.credit(id, { id: "1", amount: 100 });
+    const [broken, sound] = [await keyOf(gate, id), await keyOf(gate, id)];
+    const open = await gate.authorize(bearer(broken.secret));
+    const target = damage === "no account" ? `account:${id}` : `key:${broken.keyId}`;
+    const { documents } = await store.read([target]);
+    const set = damage === "no account" ? null : { format: 1 };
+    await store.write([[{ id: target, expected: documents[0]?.version as number, set }]]);
+    store.calls = [];
+    await tick(60_000);
+    // A few tries to renew what it holds, not one after the other.
+    expect(store.calls.length).toBeLessThan(100);
+    if (damage === "a corrupt key") expect(await spend(gate, sound.secret, 1)).toBe("1");
+    else
+      await expect(gate.authorize(bearer(sound.secret))).rejects.toMatchObject({ code: "document_invalid" });
+    if (open.allowed) void open.settle();
+  });
+
   test("a document that is gone is a fault, not a free ride", async () => {
     const { gate, another, store } = bench();
     const { id } = await gate.accounts.open();
@@ -668,7 +725,7 @@ function bench(options: { readonly alerts?: { readonly balanceLeft?: readonly nu
     one.on("*", (event) => void events.push(event));
     return events;
   }
-  return { gate, store, another, move, heard };
+  return { gate, store, another, move, heard, tick: time.advance };
 }
 
 function bearer(secret: string) {

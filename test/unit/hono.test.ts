@@ -58,6 +58,7 @@ function scriptedGate({ identify, admit, end = async () => {} }: Script = {}) {
   const identified: Identified = {
     allowed: true,
     key,
+    resolve: (model) => model,
     async admit(admission = {}): Promise<Decision> {
       calls.push("admit");
       admissions.push(admission);

@@ -41,6 +41,17 @@ describe("hold", () => {
     expect(Object.keys(full.nodes)).toHaveLength(128);
     expect(heldOf(hold(full, one("node-7"), T0), KEY_PURSE)).toBe(129);
     expect(() => hold(full, one("one more"), T0)).toThrow(expect.objectContaining({ code: "document_full" }));
+    expect(() => newEntry(full, 128)).toThrow(expect.objectContaining({ code: "document_full" }));
+  });
+
+  test("leaves 64 more places to processes that hold nothing, so that an operator gets through", () => {
+    const names = Array.from({ length: 191 }, (_, index) => [`node-${index}`, 1] as const);
+    const crowd = holding(Object.fromEntries(names));
+    expect(() => hold(crowd, one("one more"), T0)).toThrow(
+      expect.objectContaining({ code: "document_full" }),
+    );
+    expect(newEntry(crowd)).toEqual({ seq: 0, open: 0, renewByMs: 0, held: {} });
+    const full = { ...crowd, nodes: { ...crowd.nodes, visitor: newEntry(crowd) } };
     expect(() => newEntry(full)).toThrow(expect.objectContaining({ code: "document_full" }));
   });
 });
