@@ -66,7 +66,7 @@ const NOT_SET_UP = /^(?:42P01|42883|3F000)$/;
  * await store.setup();
  */
 export function postgresStore(client: PostgresClient, options: PostgresStoreOptions = {}): PostgresStore {
-  const schema = options.schema ?? "keystile";
+  const { schema = "keystile" } = options;
   if (typeof schema !== "string" || !/^[a-z_][a-z0-9_]{0,62}$/.test(schema)) {
     throw new KeystileError(
       "invalid_options",

@@ -3,7 +3,7 @@ import { Pool, type PoolConfig } from "pg";
 export interface Database {
   readonly url: string;
   /** A pool that ends with the database. */
-  pool(config?: PoolConfig): Pool;
+  pool(config?: PoolConfig, user?: string): Pool;
   drop(): Promise<void>;
 }
 
@@ -18,8 +18,9 @@ export async function newDatabase(server: string, options = ""): Promise<Databas
   const pools: Pool[] = [];
   return {
     url,
-    pool(config) {
-      const pool = new Pool({ connectionString: url, ...config });
+    pool(config, user = new URL(url).username) {
+      const connectionString = Object.assign(new URL(url), { username: user }).href;
+      const pool = new Pool({ connectionString, ...config });
       pools.push(pool);
       return pool;
     },
