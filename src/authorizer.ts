@@ -148,6 +148,8 @@ export function authorizer(
     if (subject === undefined) return refused(refuse("key_unknown"));
     const located = await byStore(subject, facts);
     if (located !== undefined) return located;
+    // A purge takes the secret before the key, so it may have come between the two reads.
+    if ((await secrets.find(facts.digests)) === undefined) return refused(refuse("key_unknown"));
     throw new KeystileError("document_invalid", "A secret's key document is missing from the store.");
   }
 

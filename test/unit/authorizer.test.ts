@@ -362,6 +362,16 @@ describe("what another instance changed", () => {
     },
   );
 
+  test("a key that is purged between the two reads of a request is unknown to it, not a fault", async () => {
+    const { keystile, another, store } = bench();
+    const { keys } = another();
+    const { secret, key } = await keys.issue();
+    await keys.revoke(key.id);
+    let reads = 0;
+    store.onCall = () => (++reads === 2 ? keys.purge(key.id) : undefined);
+    expect(reasonOf(await keystile.authorize(presenting(secret)))).toBe("key_unknown");
+  });
+
   test("a secret just issued works everywhere", async () => {
     const { keystile, another } = bench();
     const other = another();
