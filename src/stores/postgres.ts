@@ -55,7 +55,7 @@ const LOST_RACE = /^(?:40001|40P01)$/;
 const NOT_SET_UP = /^(?:42P01|42883|3F000)$/;
 
 /**
- * Keeps documents in a Postgres database (13 or later, encoded in UTF-8) that any number of processes share.
+ * Keeps documents in a Postgres database (15 or later, encoded in UTF-8) that any number of processes share.
  *
  * Every call is one statement: a batch of any size is one round trip. It works through a pooler in transaction
  * mode. Sessions must be READ COMMITTED, which is the default; others are refused. The client must not be inside

@@ -26,7 +26,7 @@ export async function newDatabase(server: string, options = ""): Promise<Databas
     },
     async drop() {
       await Promise.all(pools.map((pool) => pool.end()));
-      await runOnce(server, `DROP DATABASE ${name} WITH (FORCE)`);
+      await runOnce(server, `DROP DATABASE ${name}`);
     },
   };
 }

@@ -1,7 +1,12 @@
 import { once } from "node:events";
 import { type AddressInfo, createServer } from "node:net";
-import { Pool } from "pg";
+import { Pool, types } from "pg";
 import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
+import { storeOnDrizzle } from "../../examples/postgres-clients/drizzle.js";
+import { storeOnKysely } from "../../examples/postgres-clients/kysely.js";
+import { storeOnNeon } from "../../examples/postgres-clients/neon.js";
+import { storeOnPostgresJs } from "../../examples/postgres-clients/postgres-js.js";
+import { storeOnPrisma } from "../../examples/postgres-clients/prisma.js";
 import type { Store, Write } from "../../src/store.js";
 import {
   type PostgresClient,
@@ -123,10 +128,10 @@ onServer("races of groups", () => {
 
   test("the largest calls of many processes do not fill the server's lock table", async () => {
     const { store } = await fresh();
-    const calls = Array.from({ length: 16 }, (_, call) =>
+    const calls = Array.from({ length: 20 }, (_, call) =>
       store.write(
         Array.from({ length: 256 }, (_, group) =>
-          ["a", "b", "c"].map((name) => ({ id: `${name}:${call}.${group}`, expected: 0, set: 1 })),
+          ["a", "b", "c", "d"].map((name) => ({ id: `${name}:${call}.${group}`, expected: 0, set: 1 })),
         ),
       ),
     );
@@ -451,5 +456,43 @@ onServer("trouble", () => {
     const { store } = await fresh();
     await store.close();
     expect(await select("SELECT 1 AS one")).toEqual([{ one: 1 }]);
+  });
+});
+
+onServer("a client of another kind, wrapped as in examples/postgres-clients", () => {
+  // Stand-ins that answer in the shape of each, and in the types that each makes of a bigint.
+  async function rows(text: string, values: unknown[] = []): Promise<Record<string, unknown>[]> {
+    return (await pool.query(text, values)).rows;
+  }
+  const bigints = {
+    getTypeParser: (type: number) => (type === types.builtins.INT8 ? BigInt : types.getTypeParser(type)),
+  };
+  const wrapped: Readonly<Record<string, () => Store>> = {
+    Drizzle: () => storeOnDrizzle({ $client: pool }),
+    Neon: () => storeOnNeon({ query: rows }),
+    "Postgres.js": () => storeOnPostgresJs({ unsafe: rows }),
+    Kysely: () =>
+      storeOnKysely(
+        { executeQuery: ({ text, values }) => pool.query(text, values) },
+        { raw: (text, values) => ({ text, values }) },
+      ),
+    Prisma: () =>
+      storeOnPrisma({
+        async $queryRawUnsafe<T>(text: string, ...values: unknown[]): Promise<T> {
+          return (await pool.query({ text, values, types: bigints as never })).rows as T;
+        },
+      }),
+  };
+
+  test.each(Object.keys(wrapped))("%s", async (name) => {
+    const store = (wrapped[name] as () => PostgresStore)();
+    await store.setup();
+    const id = `client:${name}`;
+    const [result] = (await store.write([[{ id, expected: 0, set: { name }, owner: name }]])).results;
+    const version = result?.written ? result.versions[0] : undefined;
+    const { documents, now } = await store.read([id]);
+    expect(documents).toStrictEqual([{ id, version, owner: name, body: { name } }]);
+    expect(Number.isSafeInteger(now)).toBe(true);
+    expect((await store.list({ kind: "client", owner: name, limit: 1 })).documents).toStrictEqual(documents);
   });
 });
