@@ -1,6 +1,6 @@
 import { once } from "node:events";
 import { type AddressInfo, createServer } from "node:net";
-import { Pool, types } from "pg";
+import { Pool, type PoolClient, types } from "pg";
 import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
 import { storeOnDrizzle } from "../../examples/postgres-clients/drizzle.js";
 import { storeOnKysely } from "../../examples/postgres-clients/kysely.js";
@@ -126,17 +126,30 @@ onServer("races of groups", () => {
     expect(await deadlocks()).toBe(before);
   });
 
-  test("the largest calls of many processes do not fill the server's lock table", async () => {
-    const { store } = await fresh();
-    const calls = Array.from({ length: 20 }, (_, call) =>
-      store.write(
-        Array.from({ length: 256 }, (_, group) =>
-          ["a", "b", "c", "d"].map((name) => ({ id: `${name}:${call}.${group}`, expected: 0, set: 1 })),
-        ),
-      ),
+  test("the largest call takes no more than 1,024 entries of the server's lock table", async () => {
+    const { store, schema } = await fresh();
+    // Waits, with all other locks taken, for the last place in the order.
+    const locker = await pool.connect();
+    await locker.query("BEGIN");
+    await locker.query("SELECT pg_advisory_xact_lock($1::regclass::oid::integer, 1023)", [
+      `${schema}.documents`,
+    ]);
+    const groups = Array.from({ length: 256 }, (_, group) =>
+      Array.from({ length: 16 }, (_, n) => ({ id: `many:${group}.${n}`, expected: 0, set: 1 })),
     );
-    for (const { results } of await Promise.all(calls))
-      expect(results.every(({ written }) => written)).toBe(true);
+    let isDone = false;
+    const writing = store.write(groups).finally(() => {
+      isDone = true;
+    });
+    await waitFor(async () => isDone || (await waiting()) === 1);
+    const locks = await select(
+      `SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid <> ${await pidOf(locker)}`,
+    );
+    await locker.query("ROLLBACK");
+    locker.release();
+    expect((await writing).results.every(({ written }) => written)).toBe(true);
+    expect(locks.length).toBeGreaterThan(900);
+    expect(locks.length).toBeLessThan(1024);
   });
 
   test("a call that only checks waits for nobody", async () => {
@@ -163,6 +176,10 @@ onServer("races of groups", () => {
     expect(reply.now, "the time after the locks").toBeGreaterThanOrEqual(Number(now));
   });
 });
+
+async function pidOf(client: PoolClient): Promise<number> {
+  return (await client.query("SELECT pg_backend_pid() AS pid")).rows[0].pid;
+}
 
 async function deadlocks(): Promise<number> {
   const [row] = await select<{ deadlocks: string }>(
