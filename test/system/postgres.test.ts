@@ -258,19 +258,21 @@ onServer("setup", () => {
 
   test("takes a role that may not create anything, once another has called it", async () => {
     const { schema, store } = await fresh();
-    await pool.query(`CREATE ROLE app LOGIN;
-      GRANT USAGE ON SCHEMA ${schema} TO app;
-      GRANT SELECT ON ${schema}.meta TO app;
-      GRANT SELECT, INSERT, UPDATE, DELETE ON ${schema}.documents TO app;
-      GRANT USAGE ON SEQUENCE ${schema}.versions TO app`);
-    const limited = postgresStore(database.pool({ max: 1 }, "app"), { schema });
+    const role = `app_of_${new URL(database.url).pathname.slice(1)}`;
+    await pool.query(`CREATE ROLE ${role} LOGIN;
+      GRANT USAGE ON SCHEMA ${schema} TO ${role};
+      GRANT SELECT ON ${schema}.meta TO ${role};
+      GRANT SELECT, INSERT, UPDATE, DELETE ON ${schema}.documents TO ${role};
+      GRANT USAGE ON SEQUENCE ${schema}.versions TO ${role}`);
+    const limited = postgresStore(database.pool({ max: 1 }, role), { schema });
     await limited.setup();
     expect(await wins(limited, { id: "key:1", expected: 0, set: 1 })).toBe(true);
     expect((await limited.list({ kind: "key", limit: 10 })).documents).toHaveLength(1);
-    await pool.query(`REVOKE INSERT ON ${schema}.documents FROM app`);
+    await pool.query(`REVOKE INSERT ON ${schema}.documents FROM ${role}`);
     const writing = limited.write([[{ id: "key:2", expected: 0, set: 1 }]]);
     await expect(writing).rejects.toMatchObject({ code: "store_unavailable", mayHaveHappened: false });
     expect((await store.read(["key:2"])).documents).toEqual([]);
+    await pool.query(`DROP OWNED BY ${role}; DROP ROLE ${role}`);
   });
 });
 
