@@ -31,11 +31,11 @@ export interface PostgresStore extends Store {
 interface Member {
   /** Its place in the call, and that of its group. */
   readonly member: number;
-  readonly party: number;
+  readonly group: number;
   readonly id: string;
   readonly expected: number;
   readonly set: string | undefined;
-  readonly next_owner: string | undefined;
+  readonly owner: string | undefined;
 }
 
 /** What the function answers: of a written member its new version, of another the document as it is. */
@@ -154,11 +154,11 @@ export function postgresStore(client: PostgresClient, options: PostgresStoreOpti
 
 function membersOf(groups: readonly (readonly Write[])[]): readonly (readonly Member[])[] {
   let count = 0;
-  return groups.map((group, party) =>
-    group.map(({ id, expected, set, owner }): Member => {
+  return groups.map((writes, group) =>
+    writes.map(({ id, expected, set, owner }): Member => {
+      const kept = owner === undefined ? undefined : toStored(owner);
       const text = set === undefined ? undefined : JSON.stringify(set);
-      const next_owner = owner === undefined ? undefined : toStored(owner);
-      return { member: count++, party, id: toStored(id), expected, set: text, next_owner };
+      return { member: count++, group, id: toStored(id), expected, set: text, owner: kept };
     }),
   );
 }

@@ -328,6 +328,24 @@ onServer("a session", () => {
   });
 });
 
+onServer("ids", () => {
+  test("of characters that stand for one which Postgres cannot keep stay apart and in order", async () => {
+    const { store } = await fresh();
+    const characters = ["", "\0", "\u0001", "\u0002", "a"];
+    const rests = characters.flatMap((a) => characters.flatMap((b) => characters.map((c) => a + b + c)));
+    const ids = [...new Set(rests)].map((rest) => `key:${rest}`).sort();
+    await store.write(ids.map((id) => [{ id, expected: 0, set: id, owner: id }]));
+    const pages = [await store.list({ kind: "key", limit: 40 })];
+    for (let next = pages[0]?.next; next !== undefined; next = pages.at(-1)?.next) {
+      pages.push(await store.list({ kind: "key", limit: 40, after: next }));
+    }
+    const listed = pages.flatMap(({ documents }) => documents);
+    expect(listed.map(({ id, owner, body }) => [id, owner, body])).toEqual(ids.map((id) => [id, id, id]));
+    const owned = await store.list({ kind: "key", owner: "key:\0\u0001", limit: 10 });
+    expect(owned.documents.map(({ id }) => id)).toEqual(["key:\0\u0001"]);
+  });
+});
+
 onServer("plans", () => {
   test("made for an empty table read no whole table, and no whole index, when it has grown", async () => {
     const single = database.pool({ max: 1 });
