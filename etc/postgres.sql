@@ -47,10 +47,11 @@ BEGIN
 
   RETURN QUERY
   WITH found AS MATERIALIZED (
-    SELECT a.*, d.*, bool_and(coalesce(d.version, 0) = a.expected) OVER (PARTITION BY a.party) AS holds,
-      CASE WHEN a.set <> 'null' THEN nextval('"keystile".versions') END AS next_version
+    SELECT a.member, a.id, a.set, a.owner AS next_owner, d.*,
+      CASE WHEN a.set <> 'null' THEN nextval('"keystile".versions') END AS next_version,
+      bool_and(coalesce(d.version, 0) = a.expected) OVER (PARTITION BY a."group") AS holds
     FROM jsonb_to_recordset(asked)
-      AS a(member integer, party integer, id text, expected bigint, set text, next_owner text)
+      AS a(member integer, "group" integer, id text, expected bigint, set text, owner text)
     LEFT JOIN LATERAL (
       SELECT version, owner, body FROM "keystile".documents WHERE id = a.id LIMIT 1
     ) AS d ON true
