@@ -82,6 +82,9 @@ CREATE OR REPLACE FUNCTION keystile.list(lowest text, highest text, whose text, 
  SET jit TO 'off'
 AS $function$
 BEGIN
+  IF current_setting('transaction_isolation') <> 'read committed' OR pg_is_in_recovery() THEN
+    RAISE EXCEPTION 'Keystile needs READ COMMITTED, on the primary' USING ERRCODE = 'KS001';
+  END IF;
   IF whose IS NULL THEN
     RETURN QUERY SELECT d.* FROM "keystile".documents AS d
       WHERE d.id >= lowest AND d.id < highest ORDER BY d.id LIMIT most;

@@ -113,7 +113,7 @@ $function$;
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_sort = off
     SET enable_bitmapscan = off SET enable_seqscan = off SET jit = off
     AS $function$
-BEGIN
+BEGIN${REFUSE_WRONG_SESSION}
   IF whose IS NULL THEN
     RETURN QUERY SELECT d.* FROM ${schema}.documents AS d
       WHERE d.id >= lowest AND d.id < highest ORDER BY d.id LIMIT most;

@@ -300,6 +300,7 @@ onServer("a session", () => {
       const refused = { code: "invalid_options", message: expect.stringContaining("READ COMMITTED") };
       await expect(other.setup()).rejects.toMatchObject(refused);
       await expect(other.read(["key:1"])).rejects.toMatchObject(refused);
+      await expect(other.list({ kind: "key", limit: 1 })).rejects.toMatchObject(refused);
       await expect(other.write([[{ id: "key:2", expected: 0, set: 1 }]])).rejects.toMatchObject(refused);
       expect((await store.read(["key:2"])).documents).toEqual([]);
     },
