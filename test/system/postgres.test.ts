@@ -78,6 +78,21 @@ onServer("races of groups", () => {
     expect(won).toBe(300);
   });
 
+  test("'p is unchanged, delete q' and its mirror never both win", async () => {
+    const { store } = await fresh();
+    for (let round = 0; round < 100; round += 1) {
+      const [p, q] = [`gone:p${round}`, `gone:q${round}`];
+      const made = await store.write([[p, q].map((id) => ({ id, expected: 0, set: 1 }))]);
+      const [atP = 0, atQ = 0] = made.results[0]?.written ? made.results[0].versions : [];
+      const both = await Promise.all([
+        wins(store, { id: p, expected: atP }, { id: q, expected: atQ, set: null }),
+        wins(store, { id: q, expected: atQ }, { id: p, expected: atP, set: null }),
+      ]);
+      expect(both.filter(Boolean)).toHaveLength(1);
+      expect((await store.read([p, q])).documents).toHaveLength(1);
+    }
+  });
+
   test("two creates are made together or not at all, whoever else makes one of them", async () => {
     const { store } = await fresh();
     for (let round = 0; round < 100; round += 1) {
