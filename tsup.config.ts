@@ -5,6 +5,7 @@ export default defineConfig({
     "src/index.ts",
     "src/stores/memory.ts",
     "src/stores/sqlite.ts",
+    "src/stores/postgres.ts",
     "src/adapters/express.ts",
     "src/adapters/fastify.ts",
     "src/adapters/hono.ts",

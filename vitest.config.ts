@@ -20,6 +20,7 @@ export default defineConfig({
         test: {
           name: "system",
           include: ["test/system/**/*.test.ts", "examples/**/*.test.ts"],
+          globalSetup: ["test/setup/services.ts"],
           testTimeout: 300_000,
           hookTimeout: 60_000,
         },

@@ -1,5 +1,6 @@
 import { KeystileError } from "../errors.js";
-import type { Document, Json, Store, WriteResult } from "../store.js";
+import type { Document, Store, WriteResult } from "../store.js";
+import { boundsOf, documentOf, notSetUp, pageOf, type Row, refuseNewer } from "./sql.js";
 
 /** The part of a database handle that is used: that of better-sqlite3, `node:sqlite` and `bun:sqlite` fits. */
 export interface SqliteDatabase {
@@ -51,17 +52,15 @@ const FIND = "SELECT version, CAST(owner AS BLOB) AS owner, body FROM keystile_d
 const UPSERT = `INSERT INTO keystile_documents (id, version, owner, body) VALUES (?, ?, ?, ?)
   ON CONFLICT (id) DO UPDATE SET version = excluded.version, owner = excluded.owner, body = excluded.body`;
 const DELETE = "DELETE FROM keystile_documents WHERE id = ?";
-// The default collation compares UTF-8 bytes, and all ids of a kind lie between `kind:` and `kind;`. One lower
-// bound rather than two: the index is entered at the first only. `ORDER BY id` would mean the column of bytes.
+// The default collation compares UTF-8 bytes. One lower bound rather than two: the index is entered at the first
+// only. `ORDER BY id` would mean the column of bytes.
 const LIST = `SELECT CAST(id AS BLOB) AS id, version, CAST(owner AS BLOB) AS owner, body
   FROM keystile_documents AS d WHERE d.id >= max(?, ?) AND d.id < ?`;
 const LIST_ALL = `${LIST} ORDER BY d.id LIMIT ?`;
 const LIST_OWNED = `${LIST} AND owner = ? ORDER BY d.id LIMIT ?`;
 
-interface Row {
-  readonly version: number | bigint;
+interface Found extends Omit<Row, "owner"> {
   readonly owner: Uint8Array | null;
-  readonly body: string;
 }
 
 /**
@@ -98,9 +97,9 @@ export function sqliteStore(
     return statement;
   }
 
-  function find(id: string): Row | undefined {
+  function find(id: string): Found | undefined {
     // better-sqlite3 and node:sqlite say undefined, bun:sqlite says null.
-    return (sql(FIND).get(id) as Row | undefined | null) ?? undefined;
+    return (sql(FIND).get(id) as Found | undefined | null) ?? undefined;
   }
 
   /** Runs from begin to end without a pause, so that calls sharing the handle cannot meet inside. */
@@ -132,7 +131,7 @@ export function sqliteStore(
   function getReady(): void {
     if (isReady) return;
     sql("PRAGMA synchronous = FULL").run();
-    refuseNewer(sql(SELECT_SCHEMA).get());
+    refuseNewer(schemaOf(sql(SELECT_SCHEMA).get()), SCHEMA);
     isReady = true;
   }
 
@@ -142,7 +141,7 @@ export function sqliteStore(
       await patiently(() =>
         transaction("BEGIN IMMEDIATE", () => {
           db.prepare(CREATE_META).run();
-          refuseNewer(db.prepare(SELECT_SCHEMA).get());
+          refuseNewer(schemaOf(db.prepare(SELECT_SCHEMA).get()), SCHEMA);
           for (const text of CREATE_REST) db.prepare(text).run();
         }),
       );
@@ -200,24 +199,18 @@ export function sqliteStore(
       });
     },
 
-    async list({ kind, owner, after, limit }) {
-      // No id lies between `after` and itself with a NUL.
-      const bounds = [`${kind}:`, after === undefined ? "" : `${after}\0`, `${kind};`] as const;
+    async list(query) {
+      const { owner, limit } = query;
+      const bounds = boundsOf(query);
       return patiently(() => {
         getReady();
-        // One more than asked for tells whether there is a next page.
         const rows = (
           owner === undefined
             ? sql(LIST_ALL).all(...bounds, limit + 1)
             : sql(LIST_OWNED).all(...bounds, owner, limit + 1)
-        ) as (Row & { readonly id: Uint8Array })[];
-        const page = rows.slice(0, limit);
-        const documents = toDocuments(
-          page.map(({ id }) => toText(id)),
-          page,
-        );
-        const next = rows.length > limit ? documents.at(-1)?.id : undefined;
-        return { documents, ...(next === undefined ? {} : { next }) };
+        ) as (Found & { readonly id: Uint8Array })[];
+        const ids = rows.map(({ id }) => toText(id));
+        return pageOf(toDocuments(ids, rows), limit);
       });
     },
 
@@ -270,44 +263,24 @@ function isLocked(error: unknown): boolean {
 function toFault(error: unknown): KeystileError {
   if (error instanceof KeystileError) return error;
   const { message } = error as Error;
-  if (message.startsWith("no such table: keystile_")) {
-    return new KeystileError(
-      "invalid_options",
-      "the database has no Keystile tables: call `await store.setup()` first",
-    );
-  }
+  if (message.startsWith("no such table: keystile_")) return notSetUp();
   return new KeystileError("store_unavailable", `SQLite: ${message}`, {
     mayHaveHappened: false,
     cause: error,
   });
 }
 
-function refuseNewer(row: unknown): void {
-  const schema = Number((row as { schema: number | bigint } | undefined | null)?.schema ?? SCHEMA);
-  if (schema <= SCHEMA) return;
-  throw new KeystileError(
-    "format_newer",
-    `the database was set up by a newer version of this package: schema ${schema}, known here is ${SCHEMA}`,
-  );
+function schemaOf(row: unknown): number {
+  return Number((row as { schema: number | bigint } | undefined | null)?.schema ?? SCHEMA);
 }
 
 /** The documents of those ids for which there is a row. */
-function toDocuments(ids: readonly string[], rows: readonly (Row | undefined)[]): Document[] {
+function toDocuments(ids: readonly string[], rows: readonly (Found | undefined)[]): Document[] {
   return ids.flatMap((id, n) => {
     const row = rows[n];
     if (row === undefined) return [];
-    const owner = row.owner === null ? {} : { owner: toText(row.owner) };
-    return [{ id, version: Number(row.version), ...owner, body: toJson(row.body) }];
+    return [documentOf(id, { ...row, owner: row.owner === null ? null : toText(row.owner) })];
   });
-}
-
-/** What is not JSON is no document of ours. As null it is refused by whoever reads it, and by nobody else. */
-function toJson(text: string): Json {
-  try {
-    return JSON.parse(text) as Json;
-  } catch {
-    return null;
-  }
 }
 
 function toText(bytes: Uint8Array): string {

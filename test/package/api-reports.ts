@@ -32,7 +32,8 @@ for (const [subpath, target] of Object.entries(manifest.exports)) {
   if (!isReported(name, target.types)) process.exitCode = 1;
 }
 
-for (const report of readdirSync(REPORTS).filter((file) => !reports.has(file))) {
+const committed = readdirSync(REPORTS).filter((file) => file.endsWith(".api.md"));
+for (const report of committed.filter((file) => !reports.has(file))) {
   console.log(`etc/${report}: ${accept ? "removed" : "the report of no subpath"}.`);
   if (accept) rmSync(join(REPORTS, report));
   else process.exitCode = 1;

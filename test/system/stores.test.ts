@@ -6,13 +6,17 @@ import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { afterAll, afterEach, describe, expect, test, vi } from "vitest";
+import { PGlite } from "@electric-sql/pglite";
+import type { PoolConfig } from "pg";
+import { afterAll, afterEach, beforeAll, describe, expect, inject, test, vi } from "vitest";
 import { createKeystile } from "../../src/keystile.js";
 import type { Store } from "../../src/store.js";
 import { memoryStore } from "../../src/stores/memory.js";
-import type { SqliteDatabase, SqliteStatement, SqliteStore } from "../../src/stores/sqlite.js";
+import { type PostgresClient, type PostgresStoreOptions, postgresStore } from "../../src/stores/postgres.js";
+import type { SqliteDatabase, SqliteStatement } from "../../src/stores/sqlite.js";
 import { sqliteStore } from "../../src/stores/sqlite.js";
 import { manualClock, storeConformance } from "../../src/testing/index.js";
+import { type Database, newDatabase } from "./postgres-database.js";
 
 /**
  * A handle of better-sqlite3, where it is installed. It is no development dependency: without a compiler and Python,
@@ -38,7 +42,7 @@ function newFile(): string {
   return join(directory, `${files}.db`);
 }
 
-async function ready(store: SqliteStore): Promise<SqliteStore> {
+async function ready<T extends { setup(): Promise<void> }>(store: T): Promise<T> {
   await store.setup();
   return store;
 }
@@ -48,10 +52,41 @@ const betterHandle = betterSqlite(newFile());
 const bigIntHandle = new DatabaseSync(":memory:", { readBigInts: true });
 const nodeHandle = new DatabaseSync(":memory:");
 
-afterAll(() => {
+const lite = new PGlite();
+const postgresUrl = inject("postgresUrl");
+let postgres: Database | undefined;
+
+beforeAll(async () => {
+  if (postgresUrl !== undefined) postgres = await newDatabase(postgresUrl);
+});
+
+afterAll(async () => {
   for (const handle of [betterHandle, bigIntHandle, nodeHandle]) handle?.close();
   rmSync(directory, { recursive: true });
+  await lite.close();
+  await postgres?.drop();
 });
+
+/** One pool for all stores of a kind, as in an app. */
+function onPool(config: PoolConfig, options?: PostgresStoreOptions): () => Promise<Store> {
+  let pool: PostgresClient | undefined;
+  return () => {
+    pool ??= (postgres as Database).pool(config);
+    return ready(postgresStore(pool, options));
+  };
+}
+
+/** Two queries one after the other never meet the same connection. */
+function onPools(count: number): () => Promise<Store> {
+  let pools: readonly PostgresClient[] | undefined;
+  let turn = 0;
+  function query(text: string, values: (string | null)[]): ReturnType<PostgresClient["query"]> {
+    pools ??= Array.from({ length: count }, () => (postgres as Database).pool({ max: 4 }));
+    turn += 1;
+    return (pools[turn % count] as PostgresClient).query(text, values);
+  }
+  return () => ready(postgresStore({ query }));
+}
 
 const stores: readonly (readonly [name: string, open: () => Store | Promise<Store>])[] = [
   ["memory", () => memoryStore()],
@@ -59,17 +94,32 @@ const stores: readonly (readonly [name: string, open: () => Store | Promise<Stor
   ["sqlite, :memory:", () => ready(sqliteStore(":memory:"))],
   ["sqlite, a handle of node:sqlite", () => ready(sqliteStore(nodeHandle))],
   ["sqlite, a handle that returns BigInts", () => ready(sqliteStore(bigIntHandle))],
+  ["postgres, PGlite", () => ready(postgresStore(lite))],
 ];
 
-const skippable: typeof stores = [
+const ofBetterSqlite: typeof stores = [
   ["sqlite, a handle of better-sqlite3", () => ready(sqliteStore(betterHandle as SqliteDatabase))],
+];
+
+const ofPostgres: typeof stores = [
+  ["postgres, a pool", onPool({ max: 20 })],
+  [
+    "postgres, a pool of one connection, in a schema of another name",
+    onPool({ max: 1 }, { schema: "gate_2" }),
+  ],
+  // What a pooler in transaction mode may do at worst.
+  ["postgres, every query on another connection", onPools(5)],
 ];
 
 describe.each(stores)("the store contract: %s", (_, open) => {
   for (const { clause, name, run } of storeConformance({ open })) test(`${clause} ${name}`, run);
 });
 
-describe.skipIf(betterHandle === undefined).each(skippable)("the store contract: %s", (_, open) => {
+describe.skipIf(betterHandle === undefined).each(ofBetterSqlite)("the store contract: %s", (_, open) => {
+  for (const { clause, name, run } of storeConformance({ open })) test(`${clause} ${name}`, run);
+});
+
+describe.skipIf(postgresUrl === undefined).each(ofPostgres)("the store contract: %s", (_, open) => {
   for (const { clause, name, run } of storeConformance({ open })) test(`${clause} ${name}`, run);
 });
 

@@ -1,9 +1,9 @@
 /** One of several processes that send requests against keys they share, with the package as it is published. */
 import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 import { type Allowed, createKeystile, type Decision } from "keystile";
-import { sqliteStore } from "keystile/sqlite";
 import { type Random, randomFrom } from "../../model/random.ts";
 import { serve } from "./link.ts";
+import { openStore } from "./open-store.ts";
 
 /** Requests that arrive within `spreadMs`, each decided once. */
 export interface Burst {
@@ -44,11 +44,11 @@ export interface HammerReport {
   readonly unexpected: readonly string[];
 }
 
-const [file = ""] = process.argv.slice(2);
+const [address = ""] = process.argv.slice(2);
 const LOOPS = 4;
 
 // Patient, because here four processes share two cores; what is late is a fault and would fail the test.
-const keystile = createKeystile({ store: sqliteStore(file), storeTimeoutMs: 50_000 });
+const keystile = createKeystile({ store: openStore(address).store, storeTimeoutMs: 50_000 });
 const kept: { readonly decision: Allowed; readonly random: Random }[] = [];
 let settling: Promise<number>[] = [];
 let onHammering: () => void = () => {};

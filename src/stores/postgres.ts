@@ -1,0 +1,219 @@
+import { KeystileError } from "../errors.js";
+import type { Document, Store, Write, WriteResult } from "../store.js";
+import { SCHEMA, setupOf, WRONG_SESSION } from "./postgres-schema.js";
+import { boundsOf, documentOf, notSetUp, pageOf, type Row, refuseNewer } from "./sql.js";
+
+/**
+ * The part of a client that is used. A `Pool` of pg, PGlite and Neon fit as they are; what has another name for
+ * it is wrapped in a line. Every query stands alone: none is prepared by name, none needs the connection of the
+ * one before.
+ */
+export interface PostgresClient {
+  query(text: string, values: (string | null)[]): Promise<{ readonly rows: readonly unknown[] }>;
+}
+
+export interface PostgresStoreOptions {
+  /** The schema that holds everything: lower case letters, digits and `_`, at most 63. Default `keystile`. */
+  readonly schema?: string;
+}
+
+export interface PostgresStore extends Store {
+  /**
+   * Creates the schema, its tables and its functions where they are missing. Until it was called once per
+   * database, every other call is a fault. Any number of processes may call it at any time.
+   *
+   * @throws KeystileError `format_newer` when a newer version of this package has set the database up.
+   */
+  setup(): Promise<void>;
+}
+
+/** A write as the function takes it. `set` is JSON text, so that `null` deletes; without it the write checks. */
+interface Member {
+  /** Its place in the call, and that of its group. */
+  readonly member: number;
+  readonly group: number;
+  readonly id: string;
+  readonly expected: number;
+  readonly set: string | undefined;
+  readonly owner: string | undefined;
+}
+
+/** What the function answers: of a written member its new version, of another the document as it is. */
+interface Answer extends Row {
+  readonly member: number;
+  readonly written: boolean;
+  readonly clock: number | bigint | string;
+}
+
+/** A version that no document has: a group that expects it is a read. */
+const NONE = -1;
+
+/** After these of the server's own errors, or with no connection made at all, nothing of the call remains. */
+const CERTAIN =
+  /^(?:0A|22|23|25|28|3D|3F|42|54|55|P0)...$|^(?:40001|40P01|53[234]00|57014|57P03|KS001|ECONNREFUSED|ENOTFOUND|EAI_AGAIN)$/;
+const LOST_RACE = /^(?:40001|40P01)$/;
+const NOT_SET_UP = /^(?:42P01|42883|3F000)$/;
+
+/**
+ * Keeps documents in a Postgres database (15 or later, encoded in UTF-8) that any number of processes share.
+ *
+ * Every call is one statement: a batch of any size is one round trip. It works through a pooler in transaction
+ * mode. Sessions must be READ COMMITTED, which is the default; others are refused. The client must not be inside
+ * a transaction of yours, or what was acknowledged could still be rolled back. It is never closed.
+ *
+ * @example
+ * const store = postgresStore(new Pool({ connectionString }));
+ * await store.setup();
+ */
+export function postgresStore(client: PostgresClient, options: PostgresStoreOptions = {}): PostgresStore {
+  const { schema = "keystile" } = options;
+  if (typeof schema !== "string" || !/^[a-z_][a-z0-9_]{0,62}$/.test(schema)) {
+    throw new KeystileError(
+      "invalid_options",
+      `schema: must be 1 to 63 of a-z, 0-9 and _, not beginning with a digit; received ${JSON.stringify(schema)}`,
+    );
+  }
+  let ready: Promise<void> | undefined;
+
+  async function run<T>(text: string, values: (string | null)[], changes = false): Promise<readonly T[]> {
+    try {
+      return (await client.query(text, values)).rows as readonly T[];
+    } catch (error) {
+      throw toFault(error, changes);
+    }
+  }
+
+  async function checkSchema(): Promise<void> {
+    const [row] = await run<{ schema: number }>(`SELECT schema FROM "${schema}".meta`, []);
+    refuseNewer(Number(row?.schema ?? 0), SCHEMA);
+  }
+
+  /** Once, before the first use. */
+  function getReady(): Promise<void> {
+    ready ??= checkSchema().catch((error: unknown) => {
+      ready = undefined;
+      throw error;
+    });
+    return ready;
+  }
+
+  async function exchange(groups: readonly (readonly Member[])[]): ReturnType<Store["write"]> {
+    const call = JSON.stringify(groups.flat());
+    const changes = groups.some((group) => group.some(({ set }) => set !== undefined));
+    await getReady();
+    const rows = await run<Answer>(`SELECT * FROM "${schema}".exchange($1)`, [call], changes);
+    const answers = new Map(rows.map((row) => [row.member, row]));
+    const results = groups.map((group) => resultOf(group, answers));
+    return { results, now: Number(rows[0]?.clock) };
+  }
+
+  async function read(ids: readonly string[]): ReturnType<Store["read"]> {
+    const { results, now } = await exchange(membersOf([ids.map((id) => ({ id, expected: NONE }))]));
+    return { documents: results.flatMap((result) => (result.written ? [] : result.current)), now };
+  }
+
+  return {
+    async setup() {
+      await run(setupOf(schema), []);
+      // Also of what was there before, which a newer version may have set up.
+      await checkSchema();
+    },
+
+    read,
+
+    async write(groups) {
+      // Made text before the first wait, so that the caller may change what was given.
+      const members = membersOf(groups);
+      try {
+        return await exchange(members);
+      } catch (error) {
+        if (!(error instanceof KeystileError) || !codesOf(error).some((code) => LOST_RACE.test(code)))
+          throw error;
+      }
+      // The engine gave this call up for the sake of another.
+      return exchange(
+        members.map((group) => group.map((one) => ({ ...one, expected: NONE, set: undefined }))),
+      );
+    },
+
+    async list(query) {
+      await getReady();
+      const [from, after, until] = boundsOf(query).map(toStored) as [string, string, string];
+      const owner = query.owner === undefined ? null : toStored(query.owner);
+      const rows = await run<Row & { readonly id: string }>(
+        `SELECT * FROM "${schema}".list(greatest($1::text COLLATE "C", $2::text), $3, $4, $5::text::integer)`,
+        [from, after, until, owner, String(query.limit + 1)],
+      );
+      return pageOf(rows.map(toDocument), query.limit);
+    },
+
+    // What was handed in is not ours to end.
+    async close() {},
+  };
+}
+
+function membersOf(groups: readonly (readonly Write[])[]): readonly (readonly Member[])[] {
+  let count = 0;
+  return groups.map((writes, group) =>
+    writes.map(({ id, expected, set, owner }): Member => {
+      const kept = owner === undefined ? undefined : toStored(owner);
+      const text = set === undefined ? undefined : JSON.stringify(set);
+      return { member: count++, group, id: toStored(id), expected, set: text, owner: kept };
+    }),
+  );
+}
+
+function resultOf(group: readonly Member[], answers: ReadonlyMap<number, Answer>): WriteResult {
+  const rows = group.map(({ member, id }) => ({ ...(answers.get(member) as Answer), id }));
+  if (!rows.every(({ written }) => written)) {
+    return { written: false, current: rows.filter(({ version }) => version !== null).map(toDocument) };
+  }
+  const versions = group.map(({ expected, set }, n) =>
+    set === undefined ? expected : Number(rows[n]?.version),
+  );
+  return { written: true, versions };
+}
+
+/** The order of bytes stays as it is. Postgres keeps any text but one with a NUL. */
+function toStored(text: string): string {
+  return text.replaceAll("\u0001", "\u0001\u0002").replaceAll("\0", "\u0001\u0001");
+}
+
+function toGiven(text: string): string {
+  return text.replaceAll("\u0001\u0001", "\0").replaceAll("\u0001\u0002", "\u0001");
+}
+
+function toDocument(row: Row & { readonly id: string }): Document {
+  const owner = row.owner === null ? null : toGiven(row.owner);
+  return documentOf(toGiven(row.id), { ...row, owner });
+}
+
+function toFault(error: unknown, changes: boolean): KeystileError {
+  const codes = codesOf(error);
+  if (codes.some((code) => NOT_SET_UP.test(code))) return notSetUp();
+  if (codes.includes(WRONG_SESSION)) {
+    return new KeystileError(
+      "invalid_options",
+      "postgresStore needs sessions that are READ COMMITTED, on the primary and not on a replica: see " +
+        "default_transaction_isolation of the role and of the database",
+      { cause: error },
+    );
+  }
+  const isCertain = codes.some((code) => CERTAIN.test(code));
+  const message = error instanceof Error ? error.message : String(error);
+  return new KeystileError("store_unavailable", `Postgres: ${message}`, {
+    mayHaveHappened: changes && !isCertain,
+    cause: error,
+  });
+}
+
+/** Of an error and of what it wraps: clients of clients put the server's own further down. */
+function codesOf(error: unknown, depth = 0): readonly string[] {
+  if (typeof error !== "object" || error === null || depth > 4) return [];
+  const { code, meta, cause } = error as { code?: unknown; meta?: unknown; cause?: unknown };
+  return [
+    ...(typeof code === "string" ? [code] : []),
+    ...codesOf(meta, depth + 1),
+    ...codesOf(cause, depth + 1),
+  ];
+}
