@@ -1,7 +1,5 @@
 import { KeystileError } from "../errors.js";
-
-/** The format of what is stored. */
-export const FORMAT = "1";
+import { FORMAT } from "./redis-scripts.js";
 
 /** @throws KeystileError when the server may evict keys, or does not tell whether it may. */
 export function refuseEviction(policy: string, allowUnknown: boolean): void {

@@ -1,3 +1,6 @@
+/** The format of all that is stored. A newer one is not touched. */
+export const FORMAT = "1";
+
 /*
  * A document is text of three lines: version, owner as JSON or nothing, body as JSON. It is never parsed here beyond
  * these lines. The versions of a tag are counted in `meta`, which outlives all documents. The members of `index` are
@@ -49,6 +52,9 @@ while at < #ARGV do
   reply[#reply + 1] = result
   member, at = member + size, at + 1 + 5 * size
 end
+-- Changes nothing. It fails where nothing was written above and nothing could be: what a replica says, or a primary
+-- without the replicas it must have, is not to be believed.
+redis.call('HDEL', KEYS[1], '')
 return reply`;
 
 /** KEYS: the index of each tag. ARGV: two bounds, and how many members at most. */

@@ -2,10 +2,12 @@ import { KeystileError } from "../errors.js";
 import { compareIds } from "../id-order.js";
 import type { Document, Json, Store, Write, WriteResult } from "../store.js";
 import { type RedisClient, type ScriptCall, scriptRunner } from "./redis-client.js";
-import { FORMAT, formatNewer, refuseEviction, together } from "./redis-faults.js";
-import { COMMIT, RANGE, SETUP } from "./redis-scripts.js";
+import { barrierOf, type RedisDurability } from "./redis-durability.js";
+import { formatNewer, refuseEviction, together } from "./redis-faults.js";
+import { COMMIT, FORMAT, RANGE, SETUP } from "./redis-scripts.js";
 
 export type { IoredisClient, NodeRedisClient, RedisClient } from "./redis-client.js";
+export type { RedisDurability } from "./redis-durability.js";
 
 export interface RedisStoreOptions {
   /** What the name of every key begins with, without braces. Default `keystile:`. */
@@ -16,15 +18,6 @@ export interface RedisStoreOptions {
   readonly allowUnknownEviction?: boolean;
   /** What a write waits for before it is acknowledged. Default: that the primary has it in memory. */
   readonly durability?: RedisDurability;
-}
-
-export interface RedisDurability {
-  /** Replicas that must have the write, in memory or, with `fsync`, on disk. Default 0. */
-  readonly replicas?: number;
-  /** Whether the primary must have it on disk. Needs an append-only file and Redis 7.2 or Valkey. Default false. */
-  readonly fsync?: boolean;
-  /** After so long the call throws; the write has happened and may yet be kept or lost. Default 1,000. */
-  readonly timeoutMs?: number;
 }
 
 export interface RedisStore extends Store {
@@ -141,23 +134,22 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
     return together(parts.map((tags) => runner.run({ script, keys: tags.map(keyOf), input, follow })));
   }
 
-  /** The first ids after a bound, in order: at least one, unless there is none. */
+  /** The first ids of a list from a bound on, in order; at least one if there is any. */
   async function nextIds(
-    owner: string,
-    from: string,
-    kind: string,
+    list: IdRange,
     wanted: number,
-  ): Promise<[string[], boolean]> {
+  ): Promise<{ ids: readonly string[]; isLast: boolean }> {
+    const { prefix, from, until } = list;
     const stride = Math.min(wanted, STRIDE);
-    const bounds = [`${from[0]}${owner}${from.slice(1)}`, `(${owner}${kind};`];
-    const replies = (await runEverywhere(RANGE, indexKey, [...bounds, String(stride)])) as string[][][];
-    const ranges = replies.flat().map((members) => members.map((member) => member.slice(owner.length)));
-    const ids = ranges.flat().sort(compareIds);
-    // A full range may go on, and what follows the first one to end may be out of order with what it would bring.
+    const input = [`${from[0]}${prefix}${from.slice(1)}`, `(${prefix}${until}`, String(stride)];
+    const replies = (await runEverywhere(RANGE, indexKey, input)) as string[][][];
+    const ranges = replies.flat().map((members) => members.map((member) => member.slice(prefix.length)));
+    // A range as long as it may be goes on, perhaps before what others have further down.
     const ends = ranges.filter(({ length }) => length === stride).map((range) => range.at(-1) ?? "");
     const [end] = ends.sort(compareIds);
-    const sure = end === undefined ? ids : ids.slice(0, ids.indexOf(end) + 1);
-    return [sure.slice(0, wanted), end === undefined && sure.length <= wanted];
+    const isSure = (id: string): boolean => end === undefined || compareIds(id, end) <= 0;
+    const sure = ranges.flat().filter(isSure).sort(compareIds);
+    return { ids: sure.slice(0, wanted), isLast: end === undefined && sure.length <= wanted };
   }
 
   return {
@@ -173,29 +165,34 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
     write: commit,
 
     async list({ kind, owner, after, limit }) {
-      const prefixed = owner === undefined ? ":" : JSON.stringify(owner);
-      const documents: Document[] = [];
       const isWithin = after !== undefined && compareIds(after, `${kind}:`) >= 0;
-      let from = isWithin ? `(${after}` : `[${kind}:`;
-      for (;;) {
+      const range = { prefix: owner === undefined ? ":" : JSON.stringify(owner), until: `${kind};` };
+      const documents: Document[] = [];
+      for (let from = isWithin ? `(${after}` : `[${kind}:`; ; ) {
         // One more than asked for tells whether there is a next page.
-        const [ids, isLast] = await nextIds(prefixed, from, kind, limit + 1 - documents.length);
-        const found = new Map((await read(ids)).documents.map((document) => [document.id, document]));
-        for (const id of ids) {
-          const document = found.get(id);
-          // It may have gone, or changed hands, since its id was listed.
-          if (document !== undefined && (owner === undefined || document.owner === owner))
-            documents.push(document);
+        const { ids, isLast } = await nextIds({ ...range, from }, limit + 1 - documents.length);
+        // A document may have gone, or changed hands, since its id was found.
+        const found = (await read(ids)).documents.filter((one) => owner === undefined || one.owner === owner);
+        documents.push(...found.sort((a, b) => compareIds(a.id, b.id)));
+        if (documents.length > limit) {
+          const page = documents.slice(0, limit);
+          return { documents: page, next: page.at(-1)?.id ?? "" };
         }
-        const page = documents.slice(0, limit);
-        const next = documents.length > limit ? page.at(-1)?.id : undefined;
-        if (isLast || next !== undefined) return { documents: page, ...(next === undefined ? {} : { next }) };
+        if (isLast) return { documents };
         from = `(${ids.at(-1)}`;
       }
     },
 
     async close() {},
   };
+}
+
+/** Part of the members of the indexes: those that begin alike, between two bounds for what comes then. */
+interface IdRange {
+  readonly prefix: string;
+  /** `[` or `(`, and the id from which on, or after which. */
+  readonly from: string;
+  readonly until: string;
 }
 
 function tagOf(id: string): string {
@@ -256,40 +253,4 @@ function toJson(text: string): Json {
   } catch {
     return null;
   }
-}
-
-interface Barrier {
-  readonly command: readonly string[];
-  /** @throws KeystileError when the reply says that a write is not as safe as it should be. */
-  check(reply: unknown): void;
-}
-
-function barrierOf({ replicas = 0, fsync = false, timeoutMs = 1_000 }: RedisDurability): Barrier | undefined {
-  for (const [name, value, least] of [
-    ["replicas", replicas, 0] as const,
-    ["timeoutMs", timeoutMs, 1] as const,
-  ]) {
-    if (!Number.isSafeInteger(value) || value < least) {
-      throw new KeystileError(
-        "invalid_options",
-        `durability.${name} must be an integer of at least ${least}: received ${value}`,
-      );
-    }
-  }
-  if (replicas === 0 && !fsync) return undefined;
-  const rest = [String(replicas), String(timeoutMs)];
-  return {
-    command: fsync ? ["WAITAOF", "1", ...rest] : ["WAIT", ...rest],
-    check(reply) {
-      const [own, others] = fsync ? (reply as [unknown, unknown]) : [1, reply];
-      if (Number(own) >= 1 && Number(others) >= replicas) return;
-      const where = fsync
-        ? `${own} of 1 primary and ${others} of ${replicas} replicas on disk`
-        : `${others} of ${replicas} replicas`;
-      throw new KeystileError(
-        "store_unavailable",
-        `Redis: after ${timeoutMs} ms a write had reached ${where}`,
-      );
-    },
-  };
 }
