@@ -6,13 +6,17 @@ import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { afterAll, afterEach, describe, expect, test, vi } from "vitest";
+import { Redis } from "ioredis";
+import { createClient } from "redis";
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { createKeystile } from "../../src/keystile.js";
 import type { Store } from "../../src/store.js";
 import { memoryStore } from "../../src/stores/memory.js";
-import type { SqliteDatabase, SqliteStatement, SqliteStore } from "../../src/stores/sqlite.js";
+import { type RedisClient, redisStore } from "../../src/stores/redis.js";
+import type { SqliteDatabase, SqliteStatement } from "../../src/stores/sqlite.js";
 import { sqliteStore } from "../../src/stores/sqlite.js";
 import { manualClock, storeConformance } from "../../src/testing/index.js";
+import { hasRedis, type RedisServer, startRedis } from "../setup/redis-server.js";
 
 /**
  * A handle of better-sqlite3, where it is installed. It is no development dependency: without a compiler and Python,
@@ -38,7 +42,7 @@ function newFile(): string {
   return join(directory, `${files}.db`);
 }
 
-async function ready(store: SqliteStore): Promise<SqliteStore> {
+async function ready<S extends Store & { setup(): Promise<void> }>(store: S): Promise<S> {
   await store.setup();
   return store;
 }
@@ -71,6 +75,33 @@ describe.each(stores)("the store contract: %s", (_, open) => {
 
 describe.skipIf(betterHandle === undefined).each(skippable)("the store contract: %s", (_, open) => {
   for (const { clause, name, run } of storeConformance({ open })) test(`${clause} ${name}`, run);
+});
+
+describe.skipIf(!hasRedis)("the store contract: redis", () => {
+  let server: RedisServer;
+  const clients = new Map<string, RedisClient>();
+  const ends: (() => void)[] = [];
+
+  beforeAll(async () => {
+    server = await startRedis();
+    const ioredis = new Redis(server.port);
+    const nodeRedis = await createClient({ url: server.url }).connect();
+    clients.set("ioredis", ioredis).set("node-redis", nodeRedis);
+    ends.push(
+      () => ioredis.disconnect(),
+      () => nodeRedis.destroy(),
+    );
+  });
+
+  afterAll(async () => {
+    for (const end of ends) end();
+    await server?.stop();
+  });
+
+  describe.each(["ioredis", "node-redis"])("%s", (client) => {
+    const open = (): Promise<Store> => ready(redisStore(clients.get(client) as RedisClient));
+    for (const { clause, name, run } of storeConformance({ open })) test(`${clause} ${name}`, run);
+  });
 });
 
 describe("sqliteStore, setup", () => {

@@ -71,8 +71,7 @@ function isAllowed(file: string, target: string, typeOnly: boolean): boolean {
   const rule = EDGES[edge];
   if (target in EDGES || (targetEdge in EDGES && targetEdge !== edge)) return false;
   if (rule !== undefined) {
-    if (typeOnly) return targetEdge !== edge || edge === "testing";
-    return rule(target);
+    return rule(target) || (typeOnly && targetEdge !== edge);
   }
   if (target === "index") return false;
   return layerOf(target) <= layerOf(file) && (layerOf(target) < 4 || typeOnly);
