@@ -13,6 +13,7 @@ import {
   startRedis,
   startRedisCluster,
 } from "../setup/redis-server.js";
+import { startWorker } from "./workers/link.js";
 
 /** What Redis says that it has not done: nothing was written for certain. */
 const NOT_DONE = { code: "store_unavailable", mayHaveHappened: false };
@@ -25,7 +26,7 @@ async function server(settings?: Readonly<Record<string, string>>): Promise<Redi
   return started;
 }
 
-function ioredis(port: number, options: RedisOptions = {}): Redis {
+function ioredis(port: number, options: Omit<RedisOptions, "replyMapping"> = {}): Redis {
   const client = new Redis(port, options);
   client.on("error", () => {});
   ends.unshift(() => client.disconnect());
@@ -187,6 +188,28 @@ describe.skipIf(!hasRedis)("redisStore, what it keeps", () => {
     expect(decided).toMatchObject({ status: "fulfilled", value: { allowed: true } });
   });
 
+  test("a list leaves out what has gone or changed hands since its ids were found, and is as long all the same", async () => {
+    const client = ioredis((await server()).port);
+    const store = await ready(client);
+    const ids = Array.from({ length: 6 }, (_, n) => `key:2f7.${n}`);
+    const { results } = await store.write([ids.map((id) => sets(id, 0, 1, "o"))]);
+    const versions = results[0]?.written ? results[0].versions : [];
+    // The first script that the server does not know is the one that finds ids.
+    const slow: RedisClient = {
+      evalsha: (digest, ...call) => client.evalsha(digest, ...call),
+      async eval(script, ...call) {
+        const reply = await client.eval(script, ...call);
+        await store.write([[sets("key:2f7.0", versions[0] ?? 0, null)]]);
+        await store.write([[sets("key:2f7.2", versions[2] ?? 0, 1, "p")]]);
+        return reply;
+      },
+      pipeline: fail,
+    };
+    const page = await redisStore(slow).list({ kind: "key", owner: "o", limit: 3 });
+    expect(page.documents.map(({ id }) => id)).toEqual([1, 3, 4].map((n) => ids[n]));
+    expect(page.next).toBe(ids[4]);
+  });
+
   test("a list goes on over many tags of many documents each", async () => {
     const store = await ready(ioredis((await server()).port));
     // 300 in each of three places, more than a list takes from one at a time, and 300 spread over all.
@@ -331,6 +354,19 @@ describe.skipIf(!hasRedis).each([
       code: "invalid_options",
       message: expect.stringContaining("Redis 7.2"),
     });
+  });
+
+  test("three processes add up", async () => {
+    const { url, port } = await server();
+    const workers = await Promise.all([0, 1, 2].map(() => startWorker("adder.ts", url, name)));
+    try {
+      await Promise.all(workers.map((worker) => worker.call("add", 200)));
+    } finally {
+      for (const worker of workers) worker.signal("SIGKILL");
+      await Promise.all(workers.map(({ ended }) => ended));
+    }
+    const store = redisStore(await connect(port));
+    expect((await store.read(["sum:1"])).documents[0]?.body).toBe(600);
   });
 
   test("a server that is gone may have done what it was asked for", async () => {
@@ -482,27 +518,43 @@ describe.skipIf(!hasRedis)("redisStore on a cluster of three", () => {
     }
   });
 
-  test("a node that is down takes its own documents along, and what shares a call with them", async () => {
-    const store = await ready(io, { prefix: "down:" });
+  test("a node in trouble fails the calls that concern it, of which others may have done their part", async () => {
+    const store = await ready(io, { prefix: "trouble:" });
     const [, , port = 0] = servers.ports;
-    const isDown = (place: string): boolean => slotOf(port, `{${place.slice(0, 2)}}`) >= 10_923;
-    cli(port, "cluster", "delslotsrange", "10923", "16383");
-    const down = PLACES.find(isDown) ?? "";
-    const up = PLACES.find((place) => !isDown(place)) ?? "";
+    const isThere = (place: string): boolean => slotOf(port, `{${place.slice(0, 2)}}`) >= 10_923;
+    const there = PLACES.find(isThere) ?? "";
+    const elsewhere = PLACES.find((place) => !isThere(place)) ?? "";
+    cli(port, "config", "set", "maxmemory", "1mb");
     try {
-      const eager = new Cluster(
-        servers.ports.map((one) => ({ host: "127.0.0.1", port: one })),
-        { maxRedirections: 1 },
-      );
-      ends.unshift(() => eager.disconnect());
-      const impatient = redisStore(eager, { prefix: "down:" });
-      await expect(impatient.write([[sets(`key:${down}.1`, 0, 1)]])).rejects.toMatchObject({
-        code: "store_unavailable",
-      });
-      expect((await store.write([[sets(`key:${up}.1`, 0, 1)]])).results[0]?.written).toBe(true);
-      const both = impatient.write([[sets(`key:${down}.2`, 0, 1)], [sets(`key:${up}.2`, 0, 1)]]);
+      await expect(store.write([[sets(`key:${there}.1`, 0, 1)]])).rejects.toMatchObject(NOT_DONE);
+      expect((await store.write([[sets(`key:${elsewhere}.1`, 0, 1)]])).results[0]?.written).toBe(true);
+      const both = store.write([[sets(`key:${there}.2`, 0, 1)], [sets(`key:${elsewhere}.2`, 0, 1)]]);
       await expect(both).rejects.toMatchObject({ code: "store_unavailable", mayHaveHappened: true });
-      expect((await store.read([`key:${up}.2`])).documents).toHaveLength(1);
+    } finally {
+      cli(port, "config", "set", "maxmemory", "0");
+    }
+    const ids = [1, 2].flatMap((n) => [`key:${there}.${n}`, `key:${elsewhere}.${n}`]);
+    expect((await store.read(ids)).documents.map(({ id }) => id).sort()).toEqual([
+      `key:${elsewhere}.1`,
+      `key:${elsewhere}.2`,
+    ]);
+  });
+
+  test("slots that nobody has are told from slots that are empty", async () => {
+    const client = new Cluster(
+      servers.ports.map((port) => ({ host: "127.0.0.1", port })),
+      { maxRedirections: 1 },
+    );
+    ends.unshift(() => client.disconnect());
+    const store = await ready(client, { prefix: "nobody:" });
+    const [, , port = 0] = servers.ports;
+    const place = PLACES.find((each) => slotOf(port, `{${each.slice(0, 2)}}`) >= 10_923);
+    cli(port, "cluster", "delslotsrange", "10923", "16383");
+    try {
+      const fault = { code: "store_unavailable" };
+      await expect(store.write([[sets(`key:${place}.1`, 0, 1)]])).rejects.toMatchObject(fault);
+      await expect(store.read([`key:${place}.1`])).rejects.toMatchObject(fault);
+      await expect(store.list({ kind: "key", limit: 1 })).rejects.toMatchObject(fault);
     } finally {
       cli(port, "cluster", "addslotsrange", "10923", "16383");
     }
