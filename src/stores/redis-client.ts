@@ -6,7 +6,7 @@ export interface IoredisClient {
   pipeline(commands: (string | number)[][]): { exec(): Promise<[Error | null, unknown][] | null> };
 }
 
-/** The part of a client of node-redis (`createClient`, `createClientPool`, `createSentinel`, `createCluster`) that is used. */
+/** The part of a client of node-redis (`createClient` or `createCluster`) that is used. */
 export interface NodeRedisClient {
   eval(script: string, input: { keys: string[]; arguments: string[] }): Promise<unknown>;
   evalSha(digest: string, input: { keys: string[]; arguments: string[] }): Promise<unknown>;
@@ -29,6 +29,9 @@ export interface ScriptRunner {
   readonly isCluster: boolean;
   run(call: ScriptCall): Promise<unknown>;
 }
+
+/** How often a pair of commands is sent after a slot that moves. What a client knows may be out of date again. */
+const MAX_TRIES = 4;
 
 /** Sends a script, or its digest, and what follows. Rejects with the error of whichever fails first. */
 type Send = (
@@ -59,13 +62,15 @@ export function scriptRunner(client: RedisClient): ScriptRunner {
   return {
     isCluster: "evalSha" in client ? "masters" in client : client.isCluster === true,
     async run(call) {
-      try {
-        return await runOnce(call);
-      } catch (error) {
-        // Clients send a lone command on to where a slot has moved, and then know the way, but not a pair of them.
-        if (call.follow === undefined || !/^(MOVED|ASK) /.test((error as Error).message)) throw error;
-        await send("eval", "return 0", { keys: call.keys, input: [] });
-        return runOnce(call);
+      for (let tries = 1; ; tries += 1) {
+        try {
+          return await runOnce(call);
+        } catch (error) {
+          // Clients send a lone command on to where a slot has moved, and then know the way, but not a pair of them.
+          const hasMoved = /^(MOVED|ASK) /.test((error as Error).message);
+          if (call.follow === undefined || !hasMoved || tries === MAX_TRIES) throw error;
+          await send("eval", "return 0", { keys: call.keys, input: [] });
+        }
       }
     },
   };

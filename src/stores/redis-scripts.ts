@@ -3,15 +3,17 @@ export const FORMAT = "1";
 
 /*
  * A document is text of three lines: version, owner as JSON or nothing, body as JSON. It is never parsed here beyond
- * these lines. The versions of a tag are counted in `meta`, which outlives all documents. The members of `index` are
- * `:id` and, with an owner, `"owner"id`: as JSON no owner is the beginning of another.
+ * these lines. The last version in a tag is in `meta`, which outlives all documents; the next one is the time, in
+ * microseconds, if that is more: so it is higher even than versions of which a failover has lost the memory. The members
+ * of `index` are `:id` and, with an owner, `"owner"id`: as JSON no owner is the beginning of another.
  *
  * KEYS: for each tag meta and index, then one for each member. ARGV: format, number of tags, then for each group its
  * size and for each member its tag, id, expected version, owner and body: nothing to check only, null to delete.
  */
 export const COMMIT = `
 local time = redis.call('TIME')
-local reply = { time[1] * 1000 + math.floor(time[2] / 1000) }
+local micros = time[1] * 1000000 + time[2]
+local reply = { math.floor(micros / 1000) }
 local tags = tonumber(ARGV[2])
 for tag = 1, tags do
   local format = redis.call('HGET', KEYS[2 * tag - 1], 'format') or 'missing'
@@ -42,10 +44,12 @@ while at < #ARGV do
         redis.call('DEL', key)
         result[m + 1] = 0
       else
-        result[m + 1] = redis.call('HINCRBY', meta, 'version', 1)
+        result[m + 1] = math.max((redis.call('HGET', meta, 'version') or 0) + 1, micros)
+        local version = string.format('%.0f', result[m + 1])
+        redis.call('HSET', meta, 'version', version)
         if not found[m] then redis.call('ZADD', index, 0, ':' .. id) end
         if owner ~= '' and owner ~= owned then redis.call('ZADD', index, 0, owner .. id) end
-        redis.call('SET', key, string.format('%.0f', result[m + 1]) .. '\\n' .. owner .. '\\n' .. body)
+        redis.call('SET', key, version .. '\\n' .. owner .. '\\n' .. body)
       end
     end
   end

@@ -1,9 +1,15 @@
+import { readFileSync } from "node:fs";
 import { Cluster, Redis, type RedisOptions } from "ioredis";
 import { createClient, createCluster } from "redis";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { createKeystile } from "../../src/keystile.js";
 import type { Document, Store, Write } from "../../src/store.js";
-import { type RedisClient, type RedisStoreOptions, redisStore } from "../../src/stores/redis.js";
+import {
+  type IoredisClient,
+  type RedisClient,
+  type RedisStoreOptions,
+  redisStore,
+} from "../../src/stores/redis.js";
 import { storeConformance } from "../../src/testing/index.js";
 import {
   cli,
@@ -144,7 +150,7 @@ describe.skipIf(!hasRedis)("redisStore, what it keeps", () => {
     }
   });
 
-  test("a deleted document leaves nothing but the count of versions", async () => {
+  test("a deleted document leaves nothing but its version", async () => {
     const client = ioredis((await server()).port);
     const store = await ready(client);
     const before = new Set(await client.keys("*"));
@@ -153,6 +159,53 @@ describe.skipIf(!hasRedis)("redisStore, what it keeps", () => {
     await store.write([[sets("key:2f7.1", version, null)]]);
     expect(new Set(await client.keys("*"))).toEqual(before);
     expect(await client.hgetall("keystile:{2f}.meta")).toEqual({ format: "1", version: String(version) });
+  });
+
+  test("what a failover has lost is never taken for what is written after it", async () => {
+    const client = ioredis((await server()).port);
+    const store = await ready(client);
+    const [document, meta] = ["keystile:{2f}:key:2f7.1", "keystile:{2f}.meta"];
+    async function put(expected: number): Promise<number> {
+      const { results } = await store.write([[sets("key:2f7.1", expected, 1)]]);
+      return results[0]?.written ? (results[0].versions[0] ?? 0) : 0;
+    }
+    const kept = await put(0);
+    const replica = [await client.get(document), await client.hget(meta, "version")] as const;
+    const lost = await put(await put(kept));
+    await client.set(document, replica[0] ?? "");
+    await client.hset(meta, "version", replica[1] ?? "");
+    expect(await put(lost)).toBe(0);
+    expect(await put(kept)).toBeGreaterThan(lost);
+  });
+
+  test("a clock that steps back repeats no version", async () => {
+    const client = ioredis((await server()).port);
+    const store = await ready(client);
+    await client.hset("keystile:{2f}.meta", "version", String(2 ** 52));
+    const group = [sets("key:2f7.1", 0, 1), sets("key:2f7.2", 0, 1)];
+    const { results } = await store.write([group]);
+    expect(results[0]).toEqual({ written: true, versions: [2 ** 52 + 1, 2 ** 52 + 2] });
+    expect((await store.read(["key:2f7.2"])).documents[0]?.version).toBe(2 ** 52 + 2);
+  });
+
+  test("a user needs no more rights than the documentation says", async () => {
+    const { port } = await server();
+    const page = readFileSync(new URL("../../docs/redis.md", import.meta.url), "utf8");
+    const rights = /Users limited by ACL need\n([\s\S]*?)\./.exec(page)?.[1]?.match(/[+~][\w@:*]+/g) ?? [];
+    // A right to what the server does not know is an error.
+    const known = rights.filter((right) => right !== "+waitaof");
+    expect(cli(port, "acl", "setuser", "gate", "on", ">pw", ...known)).toBe("OK");
+    const options = { username: "gate", password: "pw", enableReadyCheck: false };
+    const store = await ready(ioredis(port, options));
+    const { results } = await store.write([[sets("key:2f7.1", 0, 1, "o")]]);
+    const version = results[0]?.written ? (results[0].versions[0] ?? 0) : 0;
+    await store.write([[sets("key:2f7.1", version, 2, "p")]]);
+    const { documents } = await store.list({ kind: "key", owner: "p", limit: 1 });
+    await store.write([[sets("key:2f7.1", documents[0]?.version ?? 0, null)]]);
+    expect(await idsOf(store, "key")).toEqual([]);
+    const waiting = redisStore(ioredis(port, options), { durability: { replicas: 1, timeoutMs: 1 } });
+    await waiting.setup();
+    await expect(waiting.write([[sets("key:1", 0, 1)]])).rejects.toThrow(/0 of 1 replicas/);
   });
 
   test("all of it is there after a power cut, with appendfsync always", async () => {
@@ -167,7 +220,7 @@ describe.skipIf(!hasRedis)("redisStore, what it keeps", () => {
     await started.restart();
     expect((await store.read(["key:2f7.1", "account:2f7.1"])).documents).toEqual(before.slice(1));
     expect(await idsOf(store, "account")).toEqual(["account:2f7.1"]);
-    // The script is gone with the old process, and the count of versions is not.
+    // The script is gone with the old process, and the last version is not.
     const { results } = await store.write([[sets("key:2f7.1", 0, 1)]]);
     expect(results[0]).toMatchObject({ written: true, versions: [expect.any(Number)] });
     expect((await store.read(["key:2f7.1"])).documents[0]?.version).toBeGreaterThan(
@@ -195,7 +248,7 @@ describe.skipIf(!hasRedis)("redisStore, what it keeps", () => {
     const { results } = await store.write([ids.map((id) => sets(id, 0, 1, "o"))]);
     const versions = results[0]?.written ? results[0].versions : [];
     // The first script that the server does not know is the one that finds ids.
-    const slow: RedisClient = {
+    const slow: IoredisClient = {
       evalsha: (digest, ...call) => client.evalsha(digest, ...call),
       async eval(script, ...call) {
         const reply = await client.eval(script, ...call);
@@ -509,7 +562,7 @@ describe.skipIf(!hasRedis)("redisStore on a cluster of three", () => {
     const slot = slotOf(first, `{${place.slice(0, 2)}}`);
     // There and back, twice.
     for (const [n, one] of [store, waiting, waiting, store].entries()) {
-      moveSlot(servers.ports, slot, n % 2 ? [second, first] : [first, second]);
+      await moveSlot(servers.ports, slot, n % 2 ? [second, first] : [first, second]);
       const writing = one.write([[sets(`key:${place}.${n}`, 0, n)]]);
       // No node has a replica; that it was waited for shows that the write came through.
       if (one === waiting) await expect(writing).rejects.toThrow(/0 of 1 replicas/);
@@ -568,19 +621,18 @@ function slotOf(port: number, key: string): number {
 }
 
 /** As `redis-cli --cluster reshard` does it. */
-function moveSlot(ports: readonly number[], slot: number, [from, to]: readonly [number, number]): void {
-  const [source, target] = [from, to].map((port) => cli(port, "cluster", "myid")) as [string, string];
-  if (
-    cli(from, "cluster", "nodes")
-      .match(new RegExp(`^${target} .*$`, "m"))?.[0]
-      .includes(` ${slot}`)
-  )
-    return;
-  cli(to, "cluster", "setslot", String(slot), "importing", source);
-  cli(from, "cluster", "setslot", String(slot), "migrating", target);
-  const keys = cli(from, "cluster", "getkeysinslot", String(slot), "1000").split("\n").filter(Boolean);
-  if (keys.length > 0) cli(from, "migrate", "127.0.0.1", String(to), "", "0", "5000", "keys", ...keys);
-  for (const port of [to, from, ...ports]) cli(port, "cluster", "setslot", String(slot), "node", target);
+async function moveSlot(
+  ports: readonly number[],
+  slot: number,
+  [from, to]: readonly [number, number],
+): Promise<void> {
+  const [source, target] = [ioredis(from), ioredis(to)];
+  const [sourceId, targetId] = [await source.cluster("MYID"), await target.cluster("MYID")];
+  await target.cluster("SETSLOT", slot, "IMPORTING", sourceId);
+  await source.cluster("SETSLOT", slot, "MIGRATING", targetId);
+  const keys = await source.cluster("GETKEYSINSLOT", slot, 10_000);
+  await source.migrate("127.0.0.1", to, "", 0, 10_000, "KEYS", ...keys);
+  for (const port of [to, from, ...ports]) await ioredis(port).cluster("SETSLOT", slot, "NODE", targetId);
 }
 
 /** Puts a place into every id, one for each kind, so that all documents of one case can be written in one group. */
