@@ -11,10 +11,11 @@ export function refuseEviction(policy: string, allowUnknown: boolean): void {
   throw new KeystileError("invalid_options", remedy);
 }
 
-export function formatNewer(format: string): KeystileError {
+export function formatNewer(format: string, mayHaveHappened = false): KeystileError {
   return new KeystileError(
     "format_newer",
     `the database was set up by a newer version of this package: format ${format}, known here is ${FORMAT}`,
+    { mayHaveHappened },
   );
 }
 
@@ -30,10 +31,10 @@ export async function together(calls: readonly Promise<unknown>[]): Promise<unkn
 
 /**
  * Errors of a server that has not begun, or of a script that was stopped at its first write: it is not stopped later.
- * Up to Redis 6 the error of a script stands in the middle of another.
+ * None of them can be that of a command that follows. Up to Redis 6 the error of a script is the middle of another one.
  */
 const REFUSED =
-  /(?:^|-)(?:READONLY|OOM|MISCONF|NOREPLICAS|LOADING|MASTERDOWN|CLUSTERDOWN|CROSSSLOT|TRYAGAIN|MOVED|ASK|BUSY|NOSCRIPT|NOAUTH|KEYSTILE) /;
+  /(?:^|-)(?:READONLY|OOM|MISCONF|NOREPLICAS|LOADING|MASTERDOWN|CLUSTERDOWN|CROSSSLOT|TRYAGAIN|MOVED|ASK|NOSCRIPT|NOAUTH|KEYSTILE) /;
 
 function toFault(error: Error, mayHaveHappened: boolean): KeystileError {
   const { message } = error;
@@ -45,7 +46,7 @@ function toFault(error: Error, mayHaveHappened: boolean): KeystileError {
       { mayHaveHappened },
     );
   }
-  if (format !== undefined) return formatNewer(format);
+  if (format !== undefined) return formatNewer(format, mayHaveHappened);
   if (/WAITAOF/.test(message)) {
     return new KeystileError(
       "invalid_options",

@@ -61,15 +61,17 @@ end
 redis.call('HDEL', KEYS[1], '')
 return reply`;
 
-/** KEYS: the index of each tag. ARGV: two bounds, and how many members at most. */
+/** KEYS: for each tag meta and index. ARGV: format, two bounds, and how many members at most. */
 export const RANGE = `
-local reply, upper = {}, ARGV[2]
-for n, index in ipairs(KEYS) do
-  local members = redis.call('ZRANGEBYLEX', index, ARGV[1], upper, 'LIMIT', 0, ARGV[3])
+local reply, upper = {}, ARGV[3]
+for n = 1, #KEYS / 2 do
+  local format = redis.call('HGET', KEYS[2 * n - 1], 'format') or 'missing'
+  if format ~= ARGV[1] then return redis.error_reply('KEYSTILE ' .. format) end
+  reply[n] = redis.call('ZRANGEBYLEX', KEYS[2 * n], ARGV[2], upper, 'LIMIT', 0, ARGV[4])
   -- As many as are wanted: of the other tags only what comes before the last of them is of use.
-  if #members == tonumber(ARGV[3]) then upper = '[' .. members[#members] end
-  reply[n] = members
+  if #reply[n] == tonumber(ARGV[4]) then upper = '[' .. reply[n][#reply[n]] end
 end
+redis.call('HDEL', KEYS[1], '')
 return reply`;
 
 /** KEYS: the meta of each tag. ARGV: the format, if it is to be set where there is none. */

@@ -68,7 +68,7 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
   const isSharded = options.cluster ?? runner.isCluster;
 
   const metaKey = (tag: string): string => `${prefix}{${tag}}.meta`;
-  const indexKey = (tag: string): string => `${prefix}{${tag}}.index`;
+  const tagKeys = (tag: string): readonly string[] => [metaKey(tag), `${prefix}{${tag}}.index`];
   const documentKey = (id: string): string => `${prefix}{${tagOf(id)}}:${id}`;
 
   /** Writes groups by one call of the script, or on a cluster by one for each tag. */
@@ -109,7 +109,7 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
     const onlyChecks = groups.every((group) => group.every(({ set }) => set === undefined));
     return {
       script: COMMIT,
-      keys: [...tags.flatMap((tag) => [metaKey(tag), indexKey(tag)]), ...ids.map(documentKey)],
+      keys: [...tags.flatMap(tagKeys), ...ids.map(documentKey)],
       input: [FORMAT, String(tags.length), ...input],
       follow: onlyChecks ? undefined : barrier?.command,
     };
@@ -123,27 +123,28 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
     return { documents: results.flatMap((result) => (result.written ? [] : result.current)), now };
   }
 
-  /** Runs a script over one key of every tag; the replies to one call each, or on a cluster to one for each tag. */
+  /** Runs a script over all tags: by one call, or on a cluster by one for each. */
   function runEverywhere(
     script: string,
-    keyOf: (tag: string) => string,
-    input: string[],
+    keysOf: (tag: string) => readonly string[],
+    input: readonly string[],
     follow?: readonly string[],
   ): Promise<unknown[]> {
     const parts = isSharded ? TAGS.map((tag) => [tag]) : [TAGS];
-    return together(parts.map((tags) => runner.run({ script, keys: tags.map(keyOf), input, follow })));
+    return together(parts.map((tags) => runner.run({ script, keys: tags.flatMap(keysOf), input, follow })));
   }
 
   /** The first ids of a list from a bound on, in order; at least one if there is any. */
   async function nextIds(
-    list: IdRange,
+    { head, from, until }: IdRange,
     wanted: number,
   ): Promise<{ ids: readonly string[]; isLast: boolean }> {
-    const { prefix, from, until } = list;
     const stride = Math.min(wanted, STRIDE);
-    const input = [`${from[0]}${prefix}${from.slice(1)}`, `(${prefix}${until}`, String(stride)];
-    const replies = (await runEverywhere(RANGE, indexKey, input)) as string[][][];
-    const ranges = replies.flat().map((members) => members.map((member) => member.slice(prefix.length)));
+    const bounds = [`${from[0]}${head}${from.slice(1)}`, `(${head}${until}`];
+    const replies = await runEverywhere(RANGE, tagKeys, [FORMAT, ...bounds, String(stride)]);
+    const ranges = (replies as string[][][])
+      .flat()
+      .map((members) => members.map((member) => member.slice(head.length)));
     // A range as long as it may be goes on, perhaps before what others have further down.
     const ends = ranges.filter(({ length }) => length === stride).map((range) => range.at(-1) ?? "");
     const [end] = ends.sort(compareIds);
@@ -154,19 +155,20 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
 
   return {
     async setup() {
-      const found = (await runEverywhere(SETUP, metaKey, [])) as [string, ...(string | null)[]][];
+      const metaKeys = (tag: string): readonly string[] => [metaKey(tag)];
+      const found = (await runEverywhere(SETUP, metaKeys, [])) as [string, ...(string | null)[]][];
       for (const [policy, ...formats] of found) {
         refuseEviction(policy, allowUnknownEviction);
         for (const format of formats) if (format !== null && format !== FORMAT) throw formatNewer(format);
       }
-      await runEverywhere(SETUP, metaKey, [FORMAT], barrier?.command);
+      await runEverywhere(SETUP, metaKeys, [FORMAT], barrier?.command);
     },
     read,
     write: commit,
 
     async list({ kind, owner, after, limit }) {
       const isWithin = after !== undefined && compareIds(after, `${kind}:`) >= 0;
-      const range = { prefix: owner === undefined ? ":" : JSON.stringify(owner), until: `${kind};` };
+      const range = { head: owner === undefined ? ":" : JSON.stringify(owner), until: `${kind};` };
       const documents: Document[] = [];
       for (let from = isWithin ? `(${after}` : `[${kind}:`; ; ) {
         // One more than asked for tells whether there is a next page.
@@ -187,11 +189,12 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
   };
 }
 
-/** Part of the members of the indexes: those that begin alike, between two bounds for what comes then. */
+/** The members of the indexes that begin alike and whose ids lie between two bounds. */
 interface IdRange {
-  readonly prefix: string;
+  readonly head: string;
   /** `[` or `(`, and the id from which on, or after which. */
   readonly from: string;
+  /** The id before which. */
   readonly until: string;
 }
 
@@ -205,7 +208,7 @@ function tagOf(id: string): string {
 
 function byTag(ids: readonly string[]): ReadonlyMap<string, readonly string[]> {
   const found = new Map<string, string[]>();
-  for (const id of ids) found.set(tagOf(id), [...(found.get(tagOf(id)) ?? []), id]);
+  for (const id of ids) append(found, tagOf(id), id);
   return found;
 }
 
@@ -213,16 +216,23 @@ function byTag(ids: readonly string[]): ReadonlyMap<string, readonly string[]> {
 function partsByTag(groups: readonly (readonly Write[])[]): readonly (readonly number[])[] {
   const parts = new Map<string, number[]>();
   for (const [g, group] of groups.entries()) {
-    const tags = [...byTag(group.map(({ id }) => id)).keys()];
-    if (tags.length > 1) {
+    const ids = group.map(({ id }) => id);
+    const [tag = "00", another] = byTag(ids).keys();
+    if (another !== undefined) {
       throw new KeystileError(
         "invalid_options",
-        `on a cluster the ids of a group must share their place: received ${group.map(({ id }) => id).join(", ")}`,
+        `on a cluster the ids of a group must share their place: received ${ids.join(", ")}`,
       );
     }
-    parts.set(tags[0] ?? "00", [...(parts.get(tags[0] ?? "00") ?? []), g]);
+    append(parts, tag, g);
   }
   return parts.size === 0 ? [[]] : [...parts.values()];
+}
+
+function append<T>(lists: Map<string, T[]>, name: string, item: T): void {
+  const list = lists.get(name);
+  if (list === undefined) lists.set(name, [item]);
+  else list.push(item);
 }
 
 /** 1 and the versions, or 0 and the documents, null where there is none. */
@@ -241,7 +251,7 @@ function toDocument(id: string, text: string): Document {
   return {
     id,
     version: Number(version),
-    ...(owner === "" ? {} : { owner: JSON.parse(owner) as string }),
+    ...(owner === "" ? {} : { owner: String(toJson(owner)) }),
     body: toJson(text.slice(version.length + owner.length + 2)),
   };
 }
