@@ -426,6 +426,37 @@ describe.skipIf(!hasRedis).each([
     expect((await store.read(["sum:1"])).documents[0]?.body).toBe(600);
   });
 
+  test("connections that break lose nothing and repeat nothing", async () => {
+    const { port } = await server();
+    const admin = ioredis(port);
+    const gate = createKeystile({ store: await ready(await connect(port)) });
+    const { secret, key } = await gate.keys.issue({ quota: 1_000 });
+    let [settled, failed] = [0, 0];
+
+    async function request(): Promise<void> {
+      try {
+        const decision = await gate.authorize({ headers: { "x-api-key": secret }, cost: 3 });
+        if (!decision.allowed) return;
+        settled += 2;
+        await decision.settle(2);
+      } catch {
+        failed += 1;
+      }
+    }
+    for (let round = 0; round < 40; round += 1) {
+      const requests = Array.from({ length: 10 }, () => request());
+      // In the midst of them; ioredis sends again what was not answered, although it may have been done.
+      for (let turns = round % 4; turns > 0; turns -= 1)
+        await new Promise((resolve) => setImmediate(resolve));
+      await admin.call("client", "kill", "type", "normal", "skipme", "yes");
+      await Promise.all(requests);
+    }
+    await gate.close();
+    const reopened = createKeystile({ store: redisStore(await connect(port)) });
+    console.log(`${name}: settled ${settled}, ${failed} of 400 requests failed`);
+    expect((await reopened.keys.get(key.id))?.quota).toMatchObject({ used: settled, held: 0 });
+  });
+
   test("a server that is gone may have done what it was asked for", async () => {
     const started = await server();
     const store = await ready(
