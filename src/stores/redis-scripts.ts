@@ -71,7 +71,7 @@ for n = 1, #KEYS / 2 do
   -- As many as are wanted: of the other tags only what comes before the last of them is of use.
   if #reply[n] == tonumber(ARGV[4]) then upper = '[' .. reply[n][#reply[n]] end
 end
-redis.call('HDEL', KEYS[1], '')
+redis.call('HDEL', KEYS[1], '') -- as above
 return reply`;
 
 /** KEYS: the meta of each tag. ARGV: the format, if it is to be set where there is none. */
