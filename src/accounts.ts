@@ -172,9 +172,7 @@ export function accounts(
     assertNotSubscribed(await existing(accountId), session.now());
     // The key first: without a subscription it is good for nothing, and nobody has its secret yet.
     const issued =
-      keyInput === null
-        ? undefined
-        : await keys.issue({ ...keyInput, account: accountId, kind: "subscription" });
+      keyInput === null ? undefined : await keys.issue({ ...keyInput, account: accountId, kind: "subscription" });
     try {
       const account = await change(accountId, (record, now) => {
         assertNotSubscribed(record, now);

@@ -1,5 +1,12 @@
 import type { Thresholds } from "./alerts.js";
-import { type Confirmed, compose, isLedger, type Step, type Subject, sweepAll } from "./attempt.js";
+import {
+  type Confirmed,
+  compose,
+  isLedger,
+  type Step,
+  type Subject,
+  sweepAll,
+} from "./attempt.js";
 import { type AnyRecord, parseRecord } from "./document-schemas.js";
 import type { DayTally } from "./documents.js";
 import { KeystileError } from "./errors.js";

@@ -217,9 +217,7 @@ function reasonOf(funds: readonly Fund[], account: AccountRecord, cost: Cost): R
   if (payg === undefined) return "subscription_exhausted";
   const rest = typeof cost === "number" ? cost - Math.max(0, first.room) : cost.balance;
   const cap = account.policy.payAsYouGo?.capPerCycle ?? UNLIMITED;
-  return roomOf(account, payg.purses[0] as string, cap, "held") < rest
-    ? "payg_cap_reached"
-    : "balance_exhausted";
+  return roomOf(account, payg.purses[0] as string, cap, "held") < rest ? "payg_cap_reached" : "balance_exhausted";
 }
 
 /** The funds of an account that a key may spend, in order; in a cycle gone by, those of that cycle. */

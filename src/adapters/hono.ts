@@ -1,6 +1,6 @@
 import type { Context, MiddlewareHandler } from "hono";
-import { followBody, readBytes } from "../body.js";
 import type { Allowed } from "../decision.js";
+import { followBody, readBytes } from "../body.js";
 import { type Admitted, createGuard, type GuardOptions } from "../guard.js";
 import type { Answer } from "../http.js";
 import type { Keystile } from "../keystile.js";
