@@ -4,6 +4,7 @@ export default defineConfig({
   entry: [
     "src/index.ts",
     "src/stores/memory.ts",
+    "src/stores/redis.ts",
     "src/stores/sqlite.ts",
     "src/stores/postgres.ts",
     "src/adapters/express.ts",

@@ -20,7 +20,7 @@ export default defineConfig({
         test: {
           name: "system",
           include: ["test/system/**/*.test.ts", "examples/**/*.test.ts"],
-          globalSetup: ["test/setup/services.ts"],
+          globalSetup: ["test/setup/postgres-server.ts"],
           testTimeout: 300_000,
           hookTimeout: 60_000,
         },

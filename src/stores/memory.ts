@@ -1,3 +1,4 @@
+import { compareIds } from "../id-order.js";
 import type { Document, Json, Store, Write, WriteResult } from "../store.js";
 
 export interface MemoryStoreOptions {
@@ -71,11 +72,4 @@ export function memoryStore(options: MemoryStoreOptions = {}): Store {
 
     async close() {},
   };
-}
-
-/** By code points, which is the order of UTF-8 bytes. `<` goes by UTF-16 units and puts U+1F600 before U+FF5E. */
-function compareIds(a: string, b: string): number {
-  let at = 0;
-  while (at < a.length && a[at] === b[at]) at += 1;
-  return (a.codePointAt(at) ?? -1) - (b.codePointAt(at) ?? -1);
 }

@@ -23,6 +23,7 @@ import {
 const OUTSIDE: Readonly<Record<string, readonly string[]>> = {
   keystile: ["ipaddr.js", "node:crypto", "zod"],
   "keystile/memory": [],
+  "keystile/redis": [],
   "keystile/sqlite": ["node:sqlite"], // asked for when a file is opened, and there only
   "keystile/postgres": [],
   "keystile/express": [],

@@ -7,15 +7,19 @@ import { DatabaseSync } from "node:sqlite";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { PGlite } from "@electric-sql/pglite";
+import { Redis } from "ioredis";
 import type { PoolConfig } from "pg";
+import { createClient } from "redis";
 import { afterAll, afterEach, beforeAll, describe, expect, inject, test, vi } from "vitest";
 import { createKeystile } from "../../src/keystile.js";
 import type { Store } from "../../src/store.js";
 import { memoryStore } from "../../src/stores/memory.js";
 import { type PostgresClient, type PostgresStoreOptions, postgresStore } from "../../src/stores/postgres.js";
+import { type RedisClient, redisStore } from "../../src/stores/redis.js";
 import type { SqliteDatabase, SqliteStatement } from "../../src/stores/sqlite.js";
 import { sqliteStore } from "../../src/stores/sqlite.js";
 import { manualClock, storeConformance } from "../../src/testing/index.js";
+import { hasRedis, type RedisServer, startRedis } from "../setup/redis-server.js";
 import { type Database, newDatabase } from "./postgres-database.js";
 
 /**
@@ -121,6 +125,33 @@ describe.skipIf(betterHandle === undefined).each(ofBetterSqlite)("the store cont
 
 describe.skipIf(postgresUrl === undefined).each(ofPostgres)("the store contract: %s", (_, open) => {
   for (const { clause, name, run } of storeConformance({ open })) test(`${clause} ${name}`, run);
+});
+
+describe.skipIf(!hasRedis)("the store contract: redis", () => {
+  let server: RedisServer;
+  const clients = new Map<string, RedisClient>();
+  const ends: (() => void)[] = [];
+
+  beforeAll(async () => {
+    server = await startRedis();
+    const ioredis = new Redis(server.port);
+    const nodeRedis = await createClient({ url: server.url }).connect();
+    clients.set("ioredis", ioredis).set("node-redis", nodeRedis);
+    ends.push(
+      () => ioredis.disconnect(),
+      () => nodeRedis.destroy(),
+    );
+  });
+
+  afterAll(async () => {
+    for (const end of ends) end();
+    await server?.stop();
+  });
+
+  describe.each(["ioredis", "node-redis"])("%s", (client) => {
+    const open = (): Promise<Store> => ready(redisStore(clients.get(client) as RedisClient));
+    for (const { clause, name, run } of storeConformance({ open })) test(`${clause} ${name}`, run);
+  });
 });
 
 describe("sqliteStore, setup", () => {

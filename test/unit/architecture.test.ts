@@ -9,7 +9,8 @@ const LAYERS = layersOf(readFileSync(join(import.meta.dirname, "../../docs/archi
 
 /** What an edge may import at run time. Types may come from anywhere: they leave nothing behind. */
 const EDGES: Readonly<Record<string, (target: string) => boolean>> = {
-  stores: (target) => layerOf(target) === 0 || PARTS_OF_STORES.includes(target),
+  stores: (target) =>
+    layerOf(target) === 0 || PARTS_OF_STORES.includes(target) || target.startsWith("stores/redis-"),
   adapters: (target) =>
     layerOf(target) === 0 ||
     ["http", "forwarding", "body", "strict-json", "guard", "exchange"].includes(target),

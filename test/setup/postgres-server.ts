@@ -1,9 +1,9 @@
 /**
- * The servers that system tests need, started on free ports before the first of them and stopped after the last.
- * Tests ask for their URLs with `inject` and are skipped, loudly, where there is none.
+ * The Postgres that system tests need, started on a free port before the first of them and stopped after the last. Tests
+ * ask for its URL with `inject` and are skipped, loudly, where there is none.
  *
- * A server of yours is taken from KEYSTILE_TEST_POSTGRES_URL or KEYSTILE_TEST_REDIS_URL. KEYSTILE_TEST_REQUIRE_ALL=1
- * turns a missing one into a failure.
+ * A server of yours is taken from KEYSTILE_TEST_POSTGRES_URL. KEYSTILE_TEST_REQUIRE_ALL=1 turns a missing one into a
+ * failure.
  */
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -18,7 +18,6 @@ declare module "vitest" {
   interface ProvidedContext {
     /** Of a database in which tests may make others, or undefined where there is no server. */
     readonly postgresUrl: string | undefined;
-    readonly redisUrl: string | undefined;
   }
 }
 
@@ -28,37 +27,16 @@ interface Server {
 }
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
-  const started: Server[] = [];
-  async function stopAll(): Promise<void> {
-    await Promise.all(started.splice(0).map((server) => server.stop()));
+  const given = process.env["KEYSTILE_TEST_POSTGRES_URL"];
+  const server = given === undefined ? await startPostgres() : undefined;
+  const url = given ?? server?.url;
+  if (url === undefined) {
+    const why = "There is no Postgres on PATH, and no KEYSTILE_TEST_POSTGRES_URL";
+    if (process.env["KEYSTILE_TEST_REQUIRE_ALL"] === "1") throw new Error(`${why}.`);
+    console.warn(`${why}: what needs one is SKIPPED.`);
   }
-  async function provide(
-    what: "postgres" | "redis",
-    start: () => Promise<Server | undefined>,
-  ): Promise<void> {
-    const variable = `KEYSTILE_TEST_${what.toUpperCase()}_URL`;
-    let url = process.env[variable];
-    if (url === undefined) {
-      const server = await start();
-      if (server !== undefined) started.push(server);
-      url = server?.url;
-    }
-    if (url === undefined) {
-      const why = `There is no ${what} server on PATH, and no ${variable}`;
-      if (process.env["KEYSTILE_TEST_REQUIRE_ALL"] === "1") throw new Error(`${why}.`);
-      console.warn(`${why}: what needs one is SKIPPED.`);
-    }
-    project.provide(`${what}Url`, url);
-  }
-
-  try {
-    await provide("postgres", startPostgres);
-    await provide("redis", startRedis);
-  } catch (error) {
-    await stopAll();
-    throw error;
-  }
-  return stopAll;
+  project.provide("postgresUrl", url);
+  return async () => server?.stop();
 }
 
 /** Its data are gone with a power cut, which makes it fast; everything else is as it comes. */
@@ -87,18 +65,6 @@ async function startPostgres(): Promise<Server | undefined> {
   const stop = stopper(child, "SIGINT", folder);
   await ready(child, "ready to accept connections", stop);
   return { url: `postgres://postgres@127.0.0.1:${port}/postgres`, stop };
-}
-
-async function startRedis(): Promise<Server | undefined> {
-  const binary = ["redis-server", "valkey-server"].find((name) => folderOnPath(name) !== undefined);
-  if (binary === undefined) return undefined;
-  const folder = mkdtempSync(join(tmpdir(), "keystile-redis-"));
-  const port = await freePort();
-  const line = ["--bind", "127.0.0.1", "--port", String(port), "--save", "", "--appendonly", "no"];
-  const child = spawn(binary, line, { cwd: folder, stdio: ["ignore", "pipe", "pipe"] });
-  const stop = stopper(child, "SIGTERM", folder);
-  await ready(child, "eady to accept connections", stop);
-  return { url: `redis://127.0.0.1:${port}`, stop };
 }
 
 /** Where initdb and postgres are: in a package that is installed for this system, or on PATH. */
