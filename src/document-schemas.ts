@@ -90,7 +90,7 @@ const keyRecord: z.ZodType<KeyRecord> = z.looseObject({
   ...ledger,
 });
 
-const zone = z.string().refine(isTimeZone, "expected a time zone that this process knows");
+const zone = z.string().refine(isTimeZone, "expected a time zone that is known here");
 
 /** What a Date can hold. */
 const time = z.int().min(-8_640_000_000_000_000).max(8_640_000_000_000_000);

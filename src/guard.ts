@@ -144,9 +144,9 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R>): Guard<
       return { admission };
     }
     // What nothing is generated for costs nothing but a price per request, however the path names a model.
-    const priced = generatesNothing(method, url)
+    const priced = generatesNothing(arriving)
       ? { model: null, bytes: new Uint8Array(), body: undefined }
-      : { model: resolve(model), bytes: body, body: value };
+      : { model: resolve(model), bytes: isBodiless(method) ? new Uint8Array() : body, body: value };
     const estimate = estimateOf(prices, { ...priced, headers, maxBodyBytes });
     const admission = { model, cost: estimate.cost, tokens: estimate.tokens };
     // Asked now: the handler may change what was parsed.
@@ -212,9 +212,10 @@ function isPreflight({ method, headers }: Arriving<unknown>): boolean {
   return method === "OPTIONS" && has("origin") && has("access-control-request-method");
 }
 
-/** Only a POST generates anything, but for those that count tokens. */
-function generatesNothing(method: string, url: string): boolean {
-  return method !== "POST" || /(?:\/count_tokens|\/input_tokens|:countTokens)(?:[?#]|$)/.test(url);
+/** Only a POST and a socket generate anything, but for those that count tokens. */
+function generatesNothing({ method, url, headers }: Arriving<unknown>): boolean {
+  if (method !== "POST") return headerValues(headers, "upgrade").length === 0;
+  return /(?:\/count_tokens|\/input_tokens|:countTokens)(?:[?#]|$)/.test(url);
 }
 
 function isBodiless(method: string): boolean {

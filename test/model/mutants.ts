@@ -99,9 +99,9 @@ export const MUTANTS: readonly Mutant<Profile>[] = [
   {
     name: "settles are dropped with the race they lost",
     file: "live-group.ts",
-    find: "    lostRaces += 1;\n",
+    find: "    pace.lost();\n",
     replace:
-      "    lostRaces += 1;\n" +
+      "    pace.lost();\n" +
       "    for (const task of line.waiting())\n" +
       "      if (task.options.isFact) line.answer(task, () => task.resolve(undefined));\n" +
       "    line.dropFinished();\n",

@@ -61,7 +61,7 @@ afterAll(() => rmSync(dirname(tarball), { recursive: true, force: true }));
 describe("the tarball", () => {
   it("holds the built files, their maps and declarations, and the papers", () => {
     const allowed =
-      /^(?:package\.json|README\.md|CHANGELOG\.md|LICENSE|dist\/[\w/-]+\.(?:js|js\.map|d\.ts))$/;
+      /^(?:package\.json|README\.md|CHANGELOG\.md|LICENSE|THIRD_PARTY_LICENSES|dist\/[\w/-]+\.(?:js|js\.map|d\.ts))$/;
     const files = filesIn(installed);
     expect(files.filter((file) => !allowed.test(file))).toEqual([]);
     expect(files).toEqual(expect.arrayContaining(["LICENSE", "README.md", "dist/index.js"]));

@@ -54,11 +54,11 @@ export const MONEY_MUTANTS: readonly MoneyMutant[] = [
   {
     name: "a new cycle does not begin from zero",
     file: "subscription.ts",
-    find: "return forgetCycles({ ...account, closed, subscription: turned }, [",
+    find: "  const ended = { ...closed, [cycleName(before)]: before.current.allowance };",
     replace:
-      "const spent = account.used['subscription@' + cycleName(subscription)] ?? 0;\n" +
-      "  const used = { ...account.used, ['subscription@' + cycleName(turned)]: spent };\n" +
-      "  return forgetCycles({ ...account, used, closed, subscription: turned }, [",
+      "  const ended = { ...closed, [cycleName(before)]: before.current.allowance };\n" +
+      "  const spent = account.used['subscription@' + cycleName(before)] ?? 0;\n" +
+      "  account = { ...account, used: { ...account.used, ['subscription@' + cycleName(subscription)]: spent } };",
     profiles: ["days"],
     caughtBy: ["booked-on-both", "settled-in-its-cycle"],
   },
