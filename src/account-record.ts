@@ -1,5 +1,6 @@
 import { cycleAt } from "./cycle.js";
 import { type AccountRecord, FORMAT, type Subscription } from "./documents.js";
+import { emptyLedger } from "./ledger.js";
 
 /** The record of an account that was just opened. */
 export function newAccountRecord(
@@ -14,12 +15,7 @@ export function newAccountRecord(
     policy,
     credited: 0,
     closed: {},
-    used: {},
-    levels: {},
-    nodes: {},
-    collected: {},
-    forgottenMs: 0,
-    latestMs: now,
+    ...emptyLedger(now),
   };
 }
 

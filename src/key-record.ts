@@ -1,4 +1,5 @@
 import { FORMAT, type KeyRecord, type StoredSecret } from "./documents.js";
+import { emptyLedger } from "./ledger.js";
 
 /** The record of a key that has never been used. */
 export function newKeyRecord(
@@ -15,11 +16,6 @@ export function newKeyRecord(
     policyVersion: 1,
     policy,
     secrets: [{ ...secret, endsAtMs: null }],
-    used: {},
-    levels: {},
-    nodes: {},
-    collected: {},
-    forgottenMs: 0,
-    latestMs: now,
+    ...emptyLedger(now),
   };
 }

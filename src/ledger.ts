@@ -13,6 +13,11 @@ export interface Hold {
  */
 export type Found = "live" | "charged" | "released" | "forgotten";
 
+/** A ledger of which nothing was ever used. */
+export function emptyLedger(now: number): Ledger {
+  return { used: {}, levels: {}, nodes: {}, collected: {}, forgottenMs: 0, latestMs: now };
+}
+
 /** Promises amounts to one more request of a process. @throws KeystileError `document_full` */
 export function hold<L extends Ledger>(ledger: L, { node, amounts }: Hold, renewByMs: number): L {
   const entry = ledger.nodes[node] ?? newEntry(ledger, MAX_NODES);
