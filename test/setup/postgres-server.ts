@@ -40,7 +40,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
 }
 
 /** Its data are gone with a power cut, which makes it fast; everything else is as it comes. */
-async function startPostgres(): Promise<Server | undefined> {
+export async function startPostgres(): Promise<Server | undefined> {
   const binaries = postgresFolder();
   if (binaries === undefined) return undefined;
   const folder = mkdtempSync(join(tmpdir(), "keystile-postgres-"));

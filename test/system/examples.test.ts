@@ -13,7 +13,12 @@ import { afterAll, afterEach, expect, test } from "vitest";
  */
 
 const EXAMPLES = join(import.meta.dirname, "../../examples");
-const TESTED_ELSEWHERE = ["gateway/start.ts", "demo/tour.ts"];
+const TESTED_ELSEWHERE = [
+  "gateway/start.ts",
+  "demo/tour.ts",
+  "many-gateways/run.ts",
+  "many-gateways/gateway.ts",
+];
 
 const programs = readdirSync(EXAMPLES, { withFileTypes: true, recursive: true })
   .filter((entry) => entry.isFile() && entry.name.endsWith(".ts") && !entry.name.endsWith(".test.ts"))
