@@ -17,6 +17,11 @@ export interface Bench {
   readonly id: (rest: string | number) => string;
 }
 
+/** Of one run of one case alone, so that what other runs and cases left behind is not in the way. */
+export function newKind(index: number): string {
+  return `t${Date.now().toString(36)}${Math.random().toString(36).slice(2, 8)}n${index}`;
+}
+
 export function sets(id: string, expected: number, set: Json, owner?: string): Write {
   return { id, expected, set, ...(owner === undefined ? {} : { owner }) };
 }
@@ -85,6 +90,12 @@ export async function together(count: number, run: (n: number) => Promise<void>)
 
 export function upTo(count: number): number[] {
   return Array.from({ length: count }, (_, n) => n);
+}
+
+/** The same ids, beginning with another. */
+export function rotated(ids: readonly string[], by: number): string[] {
+  const at = by % ids.length;
+  return [...ids.slice(at), ...ids.slice(0, at)];
 }
 
 export function byId(documents: readonly Document[]): Document[] {

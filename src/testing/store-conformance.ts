@@ -1,5 +1,6 @@
 import type { Store } from "../store.js";
-import type { StoreCase } from "./store-bench.js";
+import { answeringCases } from "./store-answering.js";
+import { newKind, type StoreCase } from "./store-bench.js";
 import { keepingCases } from "./store-keeping.js";
 import { writingCases } from "./store-writing.js";
 
@@ -21,14 +22,13 @@ export interface ConformanceCase {
 export function storeConformance(options: {
   readonly open: () => Store | Promise<Store>;
 }): readonly ConformanceCase[] {
-  const cases: readonly StoreCase[] = [...writingCases, ...keepingCases];
+  const cases: readonly StoreCase[] = [...writingCases, ...answeringCases, ...keepingCases];
   return cases.map(({ clause, name, check }, index) => ({
     clause,
     name,
     async run() {
       const store = await options.open();
-      // Of this run alone, so that what other runs and cases left behind is not in the way.
-      const kind = `t${Date.now().toString(36)}${Math.random().toString(36).slice(2, 8)}n${index}`;
+      const kind = newKind(index);
       try {
         await check({ store, open: async () => options.open(), kind, id: (rest) => `${kind}:${rest}` });
       } finally {

@@ -22,6 +22,7 @@ export const keepingCases: readonly StoreCase[] = [
   { clause: "S10", name: "a body of 64 KiB comes back as it was written", check: returnsLargeBodies },
   { clause: "S10", name: "changing what was given or returned changes nothing stored", check: sharesNothing },
   { clause: "S11", name: "ids that an engine may take for one stay apart", check: keepsLookalikesApart },
+  { clause: "S11", name: "such ids may meet in one call", check: writesLookalikesTogether },
   { clause: "S11", name: "ids of 1 and of 512 characters are kept whole", check: keepsLongIds },
   { clause: "S12", name: "a list is in the order of UTF-8 bytes, in pages of any size", check: listsInOrder },
   { clause: "S12", name: "a list holds one kind, also among kinds that begin alike", check: listsOneKind },
@@ -31,6 +32,11 @@ export const keepingCases: readonly StoreCase[] = [
     clause: "S12",
     name: "what stays is listed once while other documents come and go",
     check: listsInTraffic,
+  },
+  {
+    clause: "S12",
+    name: "a list goes on although the last document of a page was deleted or has another owner",
+    check: listsOnwards,
   },
 ];
 
@@ -143,6 +149,22 @@ async function keepsLookalikesApart({ store, id, kind }: Bench): Promise<void> {
   );
 }
 
+async function writesLookalikesTogether({ store, id }: Bench): Promise<void> {
+  const ids = LOOKALIKES.map(id).sort(byBytes);
+  const first = await store.write(ids.map((one) => [sets(one, 0, one)]));
+  const versions = first.results.map((result) => (result.written ? (result.versions[0] ?? 0) : 0));
+  const second = await store.write(ids.map((one, n) => [sets(one, versions[n] ?? 0, [one])]));
+  ensure(
+    second.results.every((result) => result.written),
+    "each was written with the version told for it",
+  );
+  same(
+    (await getAll(store, ids)).map((d) => [d.id, d.body]),
+    ids.map((one) => [one, [one]]),
+    "the documents written in one call",
+  );
+}
+
 async function keepsLongIds({ store, id, kind }: Bench): Promise<void> {
   const room = 512 - id("").length;
   const pairs = Math.floor(room / 2) - 1;
@@ -211,6 +233,7 @@ async function listsOneKind({ store, kind }: Bench): Promise<void> {
 
 async function listsByOwner({ store, id, kind }: Bench): Promise<void> {
   const owners = ["o", "O", "o ", "\u00f3", "o\u0301", "%", "_", "o%", "'", "\ud83d\ude00", ""];
+  owners.push("\u0000", "o\u0000", "\u0000o", '"', "o:", "a:b", "\\", "__proto__", "null", "o".repeat(128));
   for (const n of upTo(3)) {
     await put(store, sets(id(`${n}.none`), 0, 1));
     for (const [m, owner] of owners.entries()) await put(store, sets(id(`${n}.${m}`), 0, 1, owner));
@@ -282,4 +305,30 @@ async function listsInTraffic({ store, id, kind }: Bench): Promise<void> {
     [],
     "what stayed and was not listed",
   );
+}
+
+async function listsOnwards({ store, id, kind }: Bench): Promise<void> {
+  const ids = upTo(15).map((n) => id(`${String(n).padStart(2, "0")}`));
+  for (const owner of ["o", undefined]) {
+    for (const one of ids) {
+      await put(store, sets(one, (await get(store, one))?.version ?? 0, 1, "o"));
+    }
+    const query = { kind, limit: 3, ...(owner === undefined ? {} : { owner }) };
+    const listed: string[] = [];
+    const gone = new Set<string>();
+    let after: string | undefined;
+    for (const turn of upTo(ids.length)) {
+      const page = await store.list({ ...query, ...(after === undefined ? {} : { after }) });
+      listed.push(...page.documents.map((d) => d.id));
+      after = page.next;
+      if (after === undefined) break;
+      const last = page.documents.at(-1);
+      if (last === undefined) break;
+      gone.add(last.id);
+      await put(store, turn % 2 ? deletes(last.id, last.version) : sets(last.id, last.version, 2, "p"));
+    }
+    ensure(after === undefined, "a list comes to its last page");
+    same(listed, ids, `the ids of all pages${owner === undefined ? "" : " of an owner"}`);
+    ensure(gone.size > 0, "pages end with documents that can go");
+  }
 }

@@ -1,5 +1,4 @@
-import { isKeystileError } from "../errors.js";
-import type { Document, Write } from "../store.js";
+import type { Document } from "../store.js";
 import type { Bench, StoreCase } from "./store-bench.js";
 import {
   attempt,
@@ -11,6 +10,7 @@ import {
   getAll,
   lost,
   put,
+  rotated,
   same,
   sets,
   together,
@@ -18,7 +18,7 @@ import {
   written,
 } from "./store-bench.js";
 
-/** Reading one's writes, groups, races, time and the end: S1 to S9, S13 and S14. */
+/** Reading one's writes, groups and races: S1 to S8. */
 export const writingCases: readonly StoreCase[] = [
   { clause: "S1", name: "a read sees every acknowledged write, whoever else is busy", check: readsWrites },
   { clause: "S2", name: "a read leaves out what does not exist", check: leavesOutTheAbsent },
@@ -28,6 +28,7 @@ export const writingCases: readonly StoreCase[] = [
     name: "one stale member, whichever it is, keeps all from being written",
     check: refusesGroup,
   },
+  { clause: "S3", name: "a group of sixty is written whole or not at all", check: writesLargeGroup },
   { clause: "S3", name: "racing groups over the same documents are never mixed", check: neverMixesGroups },
   { clause: "S4", name: "a check writes nothing and reports the version it found", check: onlyChecks },
   { clause: "S4", name: "a check that fails keeps the group from being written", check: heedsFailedChecks },
@@ -63,14 +64,6 @@ export const writingCases: readonly StoreCase[] = [
     check: keepsGroupsIndependent,
   },
   { clause: "S8", name: "a call of a hundred groups is answered in their order", check: answersInOrder },
-  { clause: "S9", name: "no reply is older than the documents it carries", check: tellsTimeAfterLocks },
-  {
-    clause: "S13",
-    name: "groups that cross in every order are answered, not thrown",
-    check: answersCrossingGroups,
-  },
-  { clause: "S13", name: "what a closed store says of a write is true", check: isHonestWhenClosed },
-  { clause: "S14", name: "closing twice is harmless and leaves other stores alone", check: closesTwice },
 ];
 
 async function readsWrites({ store, id }: Bench): Promise<void> {
@@ -128,6 +121,20 @@ async function refusesGroup({ store, id }: Bench): Promise<void> {
       same(await getAll(store, [a, b, c, d]), before, `the documents when member ${stale} was stale`);
     }
   }
+}
+
+async function writesLargeGroup({ store, id }: Bench): Promise<void> {
+  const ids = upTo(60).map((n) => id(String(n).padStart(2, "0")));
+  const versions = await written(store, ...ids.map((one) => sets(one, 0, "first")));
+  const group = ids.map((one, n) => sets(one, versions[n] ?? 0, "second"));
+  // Somebody else is faster at the last one.
+  const last = await put(store, { ...(group[59] ?? checks("", 0)), set: "theirs" });
+  const before = await getAll(store, ids);
+  same(byId(await lost(store, ...group)), before, "what a large group is shown");
+  same(await getAll(store, ids), before, "the documents of a large group that lost");
+  await written(store, ...group.slice(0, 59), sets(id("59"), last, "second"));
+  const bodies = (await getAll(store, ids)).map((d) => d.body);
+  same(bodies, Array<string>(60).fill("second"), "the bodies of a large group");
 }
 
 async function neverMixesGroups({ store, id }: Bench): Promise<void> {
@@ -293,95 +300,4 @@ async function answersInOrder({ store, id }: Bench): Promise<void> {
     upTo(100).map((n) => n % 2 === 0),
     "which of a hundred groups were written",
   );
-}
-
-async function tellsTimeAfterLocks({ store, id }: Bench): Promise<void> {
-  const writtenAt = new Map<number, number>();
-  const seenAt: (readonly [version: number, now: number])[] = [];
-  await together(20, async () => {
-    let known: Document | undefined;
-    for (const round of upTo(10)) {
-      const { results, now } = await store.write([[sets(id("a"), known?.version ?? 0, round)]]);
-      ensure(Number.isSafeInteger(now), "the clock is in whole milliseconds");
-      for (const result of results) {
-        if (result.written) writtenAt.set(result.versions[0] ?? 0, now);
-        else seenAt.push(...result.current.map(({ version }) => [version, now] as const));
-      }
-      const reply = await store.read([id("a")]);
-      known = reply.documents[0];
-      if (known !== undefined) seenAt.push([known.version, reply.now]);
-    }
-  });
-  ensure(writtenAt.size > 0 && seenAt.length > 0, "somebody wins a race and everybody reads");
-  for (const [version, now] of seenAt) {
-    ensure(now >= (writtenAt.get(version) ?? 0), "a reply is no older than the writes it shows");
-  }
-  const inOrder = [...writtenAt].sort(([a], [b]) => a - b).map(([, now]) => now);
-  same(
-    inOrder,
-    [...inOrder].sort((a, b) => a - b),
-    "the times of successive writes",
-  );
-}
-
-async function answersCrossingGroups({ store, id }: Bench): Promise<void> {
-  const ids = ["a", "b", "c", "d", "e", "f"].map(id);
-  const wins = new Map<string, number>();
-  await together(24, async (writer) => {
-    for (const _ of upTo(8)) {
-      const found = new Map((await store.read(ids)).documents.map((d) => [d.id, d]));
-      // Each call goes through the six in another order, as two groups of three.
-      const order = writer % 2 ? rotated(ids, writer) : rotated(ids, writer).reverse();
-      const [one = [], other = []] = [order.slice(0, 3), order.slice(3)].map((group) =>
-        group.map((each): Write => {
-          const known = found.get(each);
-          return sets(each, known?.version ?? 0, Number(known?.body ?? 0) + 1);
-        }),
-      );
-      const { results } = await store.write([one, other]);
-      const won = [...(results[0]?.written ? one : []), ...(results[1]?.written ? other : [])];
-      for (const write of won) wins.set(write.id, (wins.get(write.id) ?? 0) + 1);
-    }
-  });
-  const counted = (await getAll(store, ids)).map((d) => [d.id, d.body]);
-  same(
-    counted,
-    ids.map((one) => [one, wins.get(one)]),
-    "what each counts, against who was told to have won",
-  );
-}
-
-async function isHonestWhenClosed({ store, id, open }: Bench): Promise<void> {
-  const other = await open();
-  try {
-    await store.close();
-    let thrown: unknown;
-    await store.write([[sets(id("a"), 0, 1)]]).catch((error: unknown) => {
-      thrown = error;
-    });
-    ensure(thrown === undefined || thrown instanceof Error, "what is thrown is an Error");
-    if (isKeystileError(thrown) && thrown.code === "store_unavailable" && !thrown.mayHaveHappened) {
-      same(await get(other, id("a")), undefined, "a document that was certainly not written");
-    }
-  } finally {
-    await other.close();
-  }
-}
-
-async function closesTwice({ store, id, open }: Bench): Promise<void> {
-  const other = await open();
-  try {
-    await put(store, sets(id("a"), 0, 1));
-    await Promise.all([store.close(), store.close()]);
-    await store.close();
-    await put(other, sets(id("b"), 0, 1));
-    same((await get(other, id("b")))?.body, 1, "a document of a store that was not closed");
-  } finally {
-    await other.close();
-  }
-}
-
-function rotated(ids: readonly string[], by: number): string[] {
-  const at = by % ids.length;
-  return [...ids.slice(at), ...ids.slice(0, at)];
 }

@@ -18,7 +18,7 @@ import { type PostgresClient, type PostgresStoreOptions, postgresStore } from ".
 import { type RedisClient, redisStore } from "../../src/stores/redis.js";
 import type { SqliteDatabase, SqliteStatement } from "../../src/stores/sqlite.js";
 import { sqliteStore } from "../../src/stores/sqlite.js";
-import { manualClock, storeConformance } from "../../src/testing/index.js";
+import { manualClock, storeConformance, storeDurability } from "../../src/testing/index.js";
 import { hasRedis, type RedisServer, startRedis } from "../setup/redis-server.js";
 import { type Database, newDatabase } from "./postgres-database.js";
 
@@ -127,6 +127,18 @@ describe.skipIf(postgresUrl === undefined).each(ofPostgres)("the store contract:
   for (const { clause, name, run } of storeConformance({ open })) test(`${clause} ${name}`, run);
 });
 
+describe("what was acknowledged is kept: sqlite, a file", () => {
+  const file = newFile();
+  for (const { clause, name, run } of storeDurability({ open: () => ready(sqliteStore(file)) })) {
+    test(`${clause} ${name}`, run);
+  }
+});
+
+describe.skipIf(postgresUrl === undefined)("what was acknowledged is kept: postgres, a new pool", () => {
+  const open = (): Promise<Store> => ready(postgresStore((postgres as Database).pool({ max: 2 })));
+  for (const { clause, name, run } of storeDurability({ open })) test(`${clause} ${name}`, run);
+});
+
 describe.skipIf(!hasRedis)("the store contract: redis", () => {
   let server: RedisServer;
   const clients = new Map<string, RedisClient>();
@@ -151,6 +163,15 @@ describe.skipIf(!hasRedis)("the store contract: redis", () => {
   describe.each(["ioredis", "node-redis"])("%s", (client) => {
     const open = (): Promise<Store> => ready(redisStore(clients.get(client) as RedisClient));
     for (const { clause, name, run } of storeConformance({ open })) test(`${clause} ${name}`, run);
+  });
+
+  describe("what was acknowledged is kept: a new client", () => {
+    const open = (): Promise<Store> => {
+      const client = new Redis(server.port);
+      ends.push(() => client.disconnect());
+      return ready(redisStore(client));
+    };
+    for (const { clause, name, run } of storeDurability({ open })) test(`${clause} ${name}`, run);
   });
 });
 

@@ -11,17 +11,23 @@ const flaws = {
   "absent documents are read as empty ones": "S2",
   "a lost group is written in part": "S3",
   "a deletion in a group is forgotten": "S3",
+  "members from the 51st on are not compared": "S3",
   "members that only check are skipped": "S4",
   "a check on absence is skipped": "S4",
   "versions are compared before the lock": "S4",
+  "versions are compared as 32 bits": "S4",
+  "a deletion takes any later version": "S4",
   "0 always holds": "S5",
   "a lost race is thrown": "S6",
   "a lost race brings only the stale documents": "S6",
   "a lost race brings nothing": "S6",
+  "a write sent again is taken for the one it repeats": "S6",
   "versions begin anew after a deletion": "S7",
   "a lost group takes the others along": "S8",
   "results are in the order of ids": "S8",
   "the clock is read before the lock": "S9",
+  "a call of nothing tells no time": "S9",
+  "a lost race tells no time": "S9",
   "false, 0 and '' are taken for nothing": "S10",
   "bodies are merged": "S10",
   "empty lists become empty maps": "S10",
@@ -35,13 +41,17 @@ const flaws = {
   "ids end at NUL": "S11",
   "ids are trimmed": "S11",
   "ids end at 500 characters": "S11",
+  "of ids in a call that fold alike the last is written": "S11",
   "a list is in the order of UTF-16 units": "S12",
   "a list is in the order of arrival": "S12",
   "a full last page has a next": "S12",
   "a kind is any prefix": "S12",
   "owners fold case": "S12",
+  "owners end at NUL": "S12",
   "the first owner stays": "S12",
   "pages are counted, not continued": "S12",
+  "pages of an owner are counted, not continued": "S12",
+  "a page begins after the last document if it is still there": "S12",
   "a page holds 500 documents": "S12",
   "after close a write happens and is denied": "S13",
   "a second close is thrown": "S14",
@@ -122,7 +132,16 @@ function naiveStore(database: Database, flaw: Flaw | undefined): Store {
     return documents.get(keyOf(id))?.version ?? 0;
   }
 
-  function isStale({ id, expected, set }: Write): boolean {
+  function isStale({ id, expected, set }: Write, at: number): boolean {
+    if (is("members from the 51st on are not compared") && at >= 50) return false;
+    if (is("versions are compared as 32 bits")) return ((versionOf(id) ^ expected) | 0) !== 0;
+    if (is("a deletion takes any later version") && set === null && expected > 0) {
+      return versionOf(id) === 0 || versionOf(id) > expected;
+    }
+    if (is("a write sent again is taken for the one it repeats") && set !== undefined && set !== null) {
+      const body = documents.get(keyOf(id))?.body;
+      if (body !== undefined && JSON.stringify(body) === JSON.stringify(set)) return false;
+    }
     if (is("members that only check are skipped") && set === undefined) return false;
     if (is("a check on absence is skipped") && set === undefined && expected === 0) return false;
     if (is("0 always holds") && expected === 0) return false;
@@ -174,9 +193,18 @@ function naiveStore(database: Database, flaw: Flaw | undefined): Store {
     },
 
     async write(given) {
-      const groups = is("results are in the order of ids")
+      if (is("a call of nothing tells no time") && given.length === 0) return { results: [], now: 0 };
+      let groups = is("results are in the order of ids")
         ? [...given].sort((a, b) => ((a[0]?.id ?? "") < (b[0]?.id ?? "") ? -1 : 1))
         : given;
+      if (is("of ids in a call that fold alike the last is written")) {
+        const last = new Map(groups.flat().map((write) => [write.id.toLowerCase(), write.set]));
+        groups = groups.map((group) =>
+          group.map((write) =>
+            write.set ? { ...write, set: last.get(write.id.toLowerCase()) ?? null } : write,
+          ),
+        );
+      }
       database.ticks += 1;
       let now = database.ticks;
       const early = groups.map((group) => group.filter(isStale));
@@ -199,12 +227,18 @@ function naiveStore(database: Database, flaw: Flaw | undefined): Store {
       if (closed > 0 && is("after close a write happens and is denied")) {
         throw new KeystileError("store_unavailable", "closed", { mayHaveHappened: false });
       }
+      if (is("a lost race tells no time") && results.some((one) => !one.written)) now = 0;
       return { results, now };
     },
 
     async list({ kind, owner, after = "", limit }) {
-      const fold = (text: string | undefined): string | undefined =>
-        is("owners fold case") ? text?.toLowerCase() : text;
+      const isCounted =
+        is("pages are counted, not continued") ||
+        (is("pages of an owner are counted, not continued") && owner !== undefined);
+      const fold = (text: string | undefined): string | undefined => {
+        if (is("owners end at NUL")) return text?.split("\0")[0];
+        return is("owners fold case") ? text?.toLowerCase() : text;
+      };
       const all = [...documents.values()]
         .filter((document) => document.id.startsWith(is("a kind is any prefix") ? kind : `${kind}:`))
         .filter((document) => owner === undefined || fold(document.owner) === fold(owner));
@@ -213,15 +247,14 @@ function naiveStore(database: Database, flaw: Flaw | undefined): Store {
         all.sort((a, b) => Buffer.compare(Buffer.from(a.id), Buffer.from(b.id)));
       }
       const isAfter = (id: string): boolean => Buffer.compare(Buffer.from(id), Buffer.from(after)) > 0;
-      const skipped = is("pages are counted, not continued") ? Number(after.split("#")[1] ?? 0) : 0;
-      const rest = is("pages are counted, not continued")
-        ? all.slice(skipped)
-        : all.filter((document) => isAfter(document.id));
+      const skipped = isCounted ? Number(after.split("#")[1] ?? 0) : 0;
+      let rest = isCounted ? all.slice(skipped) : all.filter((document) => isAfter(document.id));
+      if (is("a page begins after the last document if it is still there")) {
+        rest = all.slice(all.findIndex((document) => document.id === after) + 1);
+      }
       const page = rest.slice(0, is("a page holds 500 documents") ? Math.min(limit, 500) : limit);
       const isLast = is("a full last page has a next") ? rest.length < limit : rest.length <= page.length;
-      const next = is("pages are counted, not continued")
-        ? `${kind}#${String(skipped + page.length).padStart(9, "0")}`
-        : page.at(-1)?.id;
+      const next = isCounted ? `${kind}#${String(skipped + page.length).padStart(9, "0")}` : page.at(-1)?.id;
       const listed = page.flatMap((document) => found(document.id) ?? []);
       return { documents: listed, ...(isLast || next === undefined ? {} : { next }) };
     },
