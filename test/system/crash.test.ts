@@ -7,9 +7,12 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { KeyRecord } from "../../src/documents.js";
 import type { KeyView } from "../../src/key-view.js";
 import { createKeystile, type Keystile } from "../../src/keystile.js";
-import { type SqliteStore, sqliteStore } from "../../src/stores/sqlite.js";
+import type { Store } from "../../src/store.js";
+import { sqliteStore } from "../../src/stores/sqlite.js";
 import { type Random, randomFrom } from "../model/random.js";
+import { type Place, places } from "./shared-places.js";
 import { startWorker, type Worker } from "./workers/link.js";
+import { aheadBy, openStore } from "./workers/open-store.js";
 import type { Victim } from "./workers/victim.js";
 
 /** Processes that are killed or stopped at any moment. When that is follows from the seed, or nearly so. */
@@ -21,16 +24,24 @@ const LOOPS = 8;
 const HOLDS_EXPIRE_MS = 61_000;
 const HOUR_MS = 3_600_000;
 
+/** Over servers, where nothing can be left half done in a file, fewer processes are killed and stopped. */
+const kinds = [
+  { name: "sqlite", make: places.sqlite, rounds: 48, stops: 30 },
+  { name: "postgres", make: places.postgres, rounds: 16, stops: 10 },
+  { name: "redis", make: places.redis, rounds: 16, stops: 10 },
+];
+
 const directory = mkdtempSync(join(tmpdir(), "keystile-crash-"));
 const clockFile = join(directory, "clock");
 const living = new Set<Worker>();
+const made: Place[] = [];
 let logs = 0;
 
-/** The store's clock: one for all processes, as a database has it, but it can be moved. */
-const clock = () => Date.now() + Number(readFileSync(clockFile, "utf8"));
+/** By how much the store's clock is ahead: one for all processes, as a database has it, but it can be moved. */
+const offsetMs = () => Number(readFileSync(clockFile, "utf8"));
 
 function advanceClock(ms: number): void {
-  const offset = Number(readFileSync(clockFile, "utf8")) + ms;
+  const offset = offsetMs() + ms;
   // Renamed into place, so that nobody reads half of it.
   writeFileSync(`${clockFile}.new`, String(offset));
   renameSync(`${clockFile}.new`, clockFile);
@@ -41,32 +52,50 @@ beforeAll(() => writeFileSync(clockFile, "0"));
 afterAll(async () => {
   for (const worker of living) worker.signal("SIGKILL");
   await Promise.all([...living].map(({ ended }) => ended));
+  await Promise.all(made.map((place) => place.drop()));
   rmSync(directory, { recursive: true });
 });
 
 interface Opened {
-  readonly store: SqliteStore;
+  readonly store: Store;
   readonly keystile: Keystile;
+  close(): Promise<void>;
 }
 
 /** A process that knows nothing yet, as far as the package can tell. */
-async function withFreshInstance<T>(file: string, use: (opened: Opened) => Promise<T>): Promise<T> {
-  const opened = open(file);
+async function withFreshInstance<T>(address: string, use: (opened: Opened) => Promise<T>): Promise<T> {
+  const opened = open(address);
   try {
     return await use(opened);
   } finally {
-    await close(opened);
+    await opened.close();
   }
 }
 
-function open(file: string): Opened {
-  const store = sqliteStore(file, { clock });
-  return { store, keystile: createKeystile({ store }) };
+function open(address: string): Opened {
+  const { store, close } = openAhead(address);
+  const keystile = createKeystile({ store });
+  return {
+    store,
+    keystile,
+    async close() {
+      await keystile.close();
+      await close();
+    },
+  };
 }
 
-async function close({ store, keystile }: Opened): Promise<void> {
-  await keystile.close();
-  await store.close();
+function openAhead(address: string): Pick<Opened, "store" | "close"> {
+  if (isServed(address)) {
+    const { store, close } = openStore(address);
+    return { store: aheadBy(store, offsetMs), close };
+  }
+  const store = sqliteStore(address, { clock: () => Date.now() + offsetMs() });
+  return { store, close: () => store.close() };
+}
+
+function isServed(address: string): boolean {
+  return address.includes("://");
 }
 
 interface Key {
@@ -75,26 +104,30 @@ interface Key {
   readonly onCrash: "charge" | "release";
 }
 
-/** A new file with a key of either kind. */
-async function newKeys(name: string): Promise<{ readonly file: string; readonly keys: readonly Key[] }> {
-  const file = join(directory, `${name}.db`);
-  const store = sqliteStore(file, { clock });
+/** A new place with a key of either kind. */
+async function newKeys(
+  make: () => Promise<Place>,
+): Promise<{ readonly address: string; readonly keys: readonly Key[] }> {
+  const place = await make();
+  made.push(place);
+  const address = place.url;
+  const { store, close } = openStore(address);
   await store.setup();
-  await store.close();
-  return withFreshInstance(file, async ({ keystile }) => {
+  await close();
+  return withFreshInstance(address, async ({ keystile }) => {
     const keys: Key[] = [];
     for (const onCrash of ["charge", "release"] as const) {
       const { secret, key } = await keystile.keys.issue({ onCrash });
       keys.push({ id: key.id, secret, onCrash });
     }
-    return { file, keys };
+    return { address, keys };
   });
 }
 
-async function startVictim(file: string): Promise<{ readonly worker: Worker; readonly log: string }> {
+async function startVictim(address: string): Promise<{ readonly worker: Worker; readonly log: string }> {
   logs += 1;
   const log = join(directory, `${logs}.log`);
-  const worker = await startWorker("victim.ts", file, clockFile, log);
+  const worker = await startWorker("victim.ts", address, clockFile, log);
   living.add(worker);
   void worker.ended.then(() => living.delete(worker));
   return { worker, log };
@@ -107,8 +140,8 @@ async function viewOf(keystile: Keystile, { id }: Key): Promise<KeyView> {
 }
 
 /** Tells what is used once a process that knows nothing yet has collected what expired. */
-function touch(file: string, key: Key): Promise<number> {
-  return withFreshInstance(file, (opened) => touchBy(opened, key));
+function touch(address: string, key: Key): Promise<number> {
+  return withFreshInstance(address, (opened) => touchBy(opened, key));
 }
 
 /** Whoever writes next collects: here a change that makes room, and a request that comes to nothing. */
@@ -178,8 +211,9 @@ function expectWithinBounds(spent: number, traces: readonly Trace[], key: Key, a
   expect(spent, at).toBeLessThanOrEqual(sumOf(each.map(([, most]) => most)));
 }
 
-function expectIntact(file: string): void {
-  const database = new DatabaseSync(file);
+function expectIntact(address: string): void {
+  if (isServed(address)) return;
+  const database = new DatabaseSync(address);
   expect(database.prepare("PRAGMA integrity_check").all()).toEqual([{ integrity_check: "ok" }]);
   database.close();
 }
@@ -195,168 +229,31 @@ function someTime(random: Random): number {
     : random.between(HOUR_MS, 2 * HOUR_MS);
 }
 
-describe("kill -9", () => {
-  test("amid eight requests: what is charged is what was acknowledged, and the holds of the rest, once", async () => {
-    const random = randomFrom(BASE_SEED);
-    const { file, keys } = await newKeys("killed");
-    const used = keys.map(() => 0);
-    const count = { asking: 0, refused: 0, admitted: 0, settling: 0, settled: 0 };
-    let next = startVictim(file);
-    let witness: Opened | undefined;
-    for (let round = 0; round < 48; round += 1) {
-      const at = `KEYSTILE_SEED=${BASE_SEED} round ${round}`;
-      // At first nobody else has the file open, so that it is found as the dead left it; later somebody has.
-      if (round === 24) witness = open(file);
-      const { worker, log } = await next;
-      next = startVictim(file); // Starting takes longer than dying.
-      const quotas = await Promise.all(keys.map((key, k) => limitAtTimes(file, key, used[k] ?? 0, random)));
-
-      // Half of them die at a certain statement, the others at a certain time.
-      const when = random.pick(["before", "after"] as const);
-      const death = { statement: random.between(1, 400), when };
-      const isSuicide = round % 2 === 0;
-      const secrets = keys.map(({ secret }) => secret);
-      const seed = random.between(0, 2 ** 31);
-      void worker
-        .call("begin", { seed, secrets, loops: LOOPS, ...(isSuicide && { death }) } satisfies Victim)
-        .catch(() => {});
-      if (!isSuicide) {
-        await sleep(random.between(5, 80));
-        worker.signal("SIGKILL");
-      }
-      expect(await worker.ended).toBe("SIGKILL");
-
-      expectIntact(file);
-      advanceClock(someTime(random));
-      const traces = readTraces(log);
-      for (const { state } of traces) count[state] += 1;
-      expect(traces.filter(isUnderWay).length, at).toBeLessThanOrEqual(LOOPS);
-      for (const [k, key] of keys.entries()) {
-        const before = used[k] ?? 0;
-        const after = await touch(file, key);
-        expectWithinBounds(
-          after - before,
-          traces.filter((trace) => trace.key === k),
-          key,
-          `${at} ${key.onCrash}`,
-        );
-        expect(after, at).toBeLessThanOrEqual(quotas[k] ?? Number.POSITIVE_INFINITY);
-        if (round % 8 === 0) advanceClock(someTime(random));
-        const again = witness === undefined ? await touch(file, key) : await touchBy(witness, key);
-        expect(again, at).toBe(after);
-        used[k] = after;
-      }
-    }
-    (await next).worker.signal("SIGKILL");
-    if (witness !== undefined) await close(witness);
-    console.log(`left behind by 48 processes: ${JSON.stringify(count)}; used: ${used.join(", ")}`);
-    for (const state of ["asking", "admitted", "settling", "settled"] as const) {
-      expect(count[state], state).toBeGreaterThan(0);
-    }
-  });
-});
-
 function isUnderWay({ state }: Trace): boolean {
   return state !== "settled" && state !== "refused";
 }
 
 /** In some rounds the quota is nearly used up. It holds through the crash. */
-async function limitAtTimes(file: string, { id }: Key, used: number, random: Random): Promise<number | null> {
+async function limitAtTimes(
+  address: string,
+  { id }: Key,
+  used: number,
+  random: Random,
+): Promise<number | null> {
   const quota = random.chance(0.3) ? used + random.between(10, 60) : null;
-  await withFreshInstance(file, ({ keystile }) => keystile.keys.update(id, { quota }));
+  await withFreshInstance(address, ({ keystile }) => keystile.keys.update(id, { quota }));
   return quota;
 }
 
-// There is no SIGSTOP on Windows.
-describe.skipIf(process.platform === "win32")("a process that was stopped and comes back", () => {
-  test("amid eight requests: everything is charged as it was in the end, once", async () => {
-    const random = randomFrom(BASE_SEED + 1);
-    const { file, keys } = await newKeys("stopped");
-    const { worker, log } = await startVictim(file);
-    const secrets = keys.map(({ secret }) => secret);
-    let open = 0;
-    for (let round = 0; round < 30; round += 1) {
-      const at = `KEYSTILE_SEED=${BASE_SEED} round ${round}`;
-      await worker.call("begin", {
-        seed: random.between(0, 2 ** 31),
-        secrets,
-        loops: LOOPS,
-      } satisfies Victim);
-      await sleep(random.between(2, 25));
-      await stopOutsideLocks(worker, file);
-      // Within the hour, so that the memory of the collection is still there.
-      advanceClock(random.between(HOLDS_EXPIRE_MS, 20 * 60_000));
-      const traces = readTraces(log);
-      open += traces.filter(isUnderWay).length;
-      for (const [k, key] of keys.entries()) {
-        // Stopped or dead is the same to everybody else.
-        expectWithinBounds(
-          await touch(file, key),
-          traces.filter((trace) => trace.key === k),
-          key,
-          at,
-        );
-      }
-      worker.signal("SIGCONT");
-      await worker.call("end");
-
-      const settled = readTraces(log);
-      expect(settled.filter(isUnderWay), at).toEqual([]);
-      for (const [k, key] of keys.entries()) {
-        const cost = sumOf(settled.filter((trace) => trace.key === k).map(({ actual }) => actual));
-        expect(await touch(file, key), `${at} ${key.onCrash}`).toBe(cost);
-      }
-    }
-    console.log(`${open} requests were open while their process stood still`);
-    expect(open).toBeGreaterThan(0);
-    worker.signal("SIGKILL");
-  });
-
-  test("with holds only: collected, then corrected, each once", async () => {
-    const { file, keys } = await newKeys("holding");
-    const { worker } = await startVictim(file);
-    const costs = [5, 7, 11];
-    for (const key of keys) {
-      await worker.call("hold", { secret: key.secret, costs });
-      await stopOutsideLocks(worker, file);
-      advanceClock(HOLDS_EXPIRE_MS);
-      const collected = key.onCrash === "charge" ? sumOf(costs) : 0;
-      expect(await touch(file, key)).toBe(collected);
-      expect(await touch(file, key)).toBe(collected);
-      worker.signal("SIGCONT");
-      // Less than estimated, more, and nothing.
-      await worker.call("settle", [2, 9, 0]);
-      expect(await touch(file, key)).toBe(11);
-    }
-    worker.signal("SIGKILL");
-  });
-
-  test("after more than an hour: what was booked then stands", async () => {
-    const { file, keys } = await newKeys("forgotten");
-    const { worker } = await startVictim(file);
-    for (const key of keys) {
-      await worker.call("hold", { secret: key.secret, costs: [5, 7] });
-      await stopOutsideLocks(worker, file);
-      advanceClock(HOLDS_EXPIRE_MS);
-      const collected = await touch(file, key);
-      expect(collected).toBe(key.onCrash === "charge" ? 12 : 0);
-      advanceClock(HOUR_MS);
-      expect(await touch(file, key)).toBe(collected);
-      worker.signal("SIGCONT");
-      await worker.call("settle", [1, 1]);
-      expect(await touch(file, key)).toBe(collected);
-
-      await worker.call("hold", { secret: key.secret, costs: [3] });
-      await worker.call("settle", [2]);
-      expect(await touch(file, key)).toBe(collected + 2);
-    }
-    worker.signal("SIGKILL");
-  });
-});
-
 /** Stops a process where it does not stand in everybody's way: SQLite's lock on the file belongs to who holds it. */
-async function stopOutsideLocks(worker: Worker, file: string): Promise<void> {
-  const database = new DatabaseSync(file, { timeout: 0 });
+async function stopOutsideLocks(worker: Worker, address: string): Promise<void> {
+  if (isServed(address)) {
+    worker.signal("SIGSTOP");
+    // The server finishes what it was sent before.
+    await sleep(50);
+    return;
+  }
+  const database = new DatabaseSync(address, { timeout: 0 });
   for (;;) {
     worker.signal("SIGSTOP");
     try {
@@ -369,3 +266,158 @@ async function stopOutsideLocks(worker: Worker, file: string): Promise<void> {
   }
   database.close();
 }
+
+describe.each(kinds)("over $name", ({ make, rounds, stops }) => {
+  describe.skipIf(make === undefined)("kill -9", () => {
+    test("amid eight requests: what is charged is what was acknowledged, and the holds of the rest, once", async () => {
+      const random = randomFrom(BASE_SEED);
+      const { address, keys } = await newKeys(make as () => Promise<Place>);
+      const used = keys.map(() => 0);
+      const count = { asking: 0, refused: 0, admitted: 0, settling: 0, settled: 0 };
+      let next = startVictim(address);
+      let witness: Opened | undefined;
+      for (let round = 0; round < rounds; round += 1) {
+        const at = `KEYSTILE_SEED=${BASE_SEED} round ${round}`;
+        // At first nobody else has the file open, so that it is found as the dead left it; later somebody has.
+        if (round === rounds / 2) witness = open(address);
+        const { worker, log } = await next;
+        next = startVictim(address); // Starting takes longer than dying.
+        const quotas = await Promise.all(
+          keys.map((key, k) => limitAtTimes(address, key, used[k] ?? 0, random)),
+        );
+
+        // Half of them die at a certain statement, the others at a certain time.
+        const when = random.pick(["before", "after"] as const);
+        const death = { statement: random.between(1, 400), when };
+        const isSuicide = round % 2 === 0;
+        const secrets = keys.map(({ secret }) => secret);
+        const seed = random.between(0, 2 ** 31);
+        void worker
+          .call("begin", { seed, secrets, loops: LOOPS, ...(isSuicide && { death }) } satisfies Victim)
+          .catch(() => {});
+        if (!isSuicide) {
+          await sleep(random.between(5, 80));
+          worker.signal("SIGKILL");
+        }
+        expect(await worker.ended).toBe("SIGKILL");
+
+        expectIntact(address);
+        advanceClock(someTime(random));
+        const traces = readTraces(log);
+        for (const { state } of traces) count[state] += 1;
+        expect(traces.filter(isUnderWay).length, at).toBeLessThanOrEqual(LOOPS);
+        for (const [k, key] of keys.entries()) {
+          const before = used[k] ?? 0;
+          const after = await touch(address, key);
+          expectWithinBounds(
+            after - before,
+            traces.filter((trace) => trace.key === k),
+            key,
+            `${at} ${key.onCrash}`,
+          );
+          expect(after, at).toBeLessThanOrEqual(quotas[k] ?? Number.POSITIVE_INFINITY);
+          if (round % 8 === 0) advanceClock(someTime(random));
+          const again = witness === undefined ? await touch(address, key) : await touchBy(witness, key);
+          expect(again, at).toBe(after);
+          used[k] = after;
+        }
+      }
+      (await next).worker.signal("SIGKILL");
+      if (witness !== undefined) await witness.close();
+      console.log(`left behind by ${rounds} processes: ${JSON.stringify(count)}; used: ${used.join(", ")}`);
+      for (const state of ["asking", "admitted", "settling", "settled"] as const) {
+        expect(count[state], state).toBeGreaterThan(0);
+      }
+    });
+  });
+
+  // There is no SIGSTOP on Windows.
+  describe.skipIf(process.platform === "win32" || make === undefined)(
+    "a process that was stopped and comes back",
+    () => {
+      test("amid eight requests: everything is charged as it was in the end, once", async () => {
+        const random = randomFrom(BASE_SEED + 1);
+        const { address, keys } = await newKeys(make as () => Promise<Place>);
+        const { worker, log } = await startVictim(address);
+        const secrets = keys.map(({ secret }) => secret);
+        let open = 0;
+        for (let round = 0; round < stops; round += 1) {
+          const at = `KEYSTILE_SEED=${BASE_SEED} round ${round}`;
+          await worker.call("begin", {
+            seed: random.between(0, 2 ** 31),
+            secrets,
+            loops: LOOPS,
+          } satisfies Victim);
+          await sleep(random.between(2, 25));
+          await stopOutsideLocks(worker, address);
+          // Within the hour, so that the memory of the collection is still there.
+          advanceClock(random.between(HOLDS_EXPIRE_MS, 20 * 60_000));
+          const traces = readTraces(log);
+          open += traces.filter(isUnderWay).length;
+          for (const [k, key] of keys.entries()) {
+            // Stopped or dead is the same to everybody else.
+            expectWithinBounds(
+              await touch(address, key),
+              traces.filter((trace) => trace.key === k),
+              key,
+              at,
+            );
+          }
+          worker.signal("SIGCONT");
+          await worker.call("end");
+
+          const settled = readTraces(log);
+          expect(settled.filter(isUnderWay), at).toEqual([]);
+          for (const [k, key] of keys.entries()) {
+            const cost = sumOf(settled.filter((trace) => trace.key === k).map(({ actual }) => actual));
+            expect(await touch(address, key), `${at} ${key.onCrash}`).toBe(cost);
+          }
+        }
+        console.log(`${open} requests were open while their process stood still`);
+        expect(open).toBeGreaterThan(0);
+        worker.signal("SIGKILL");
+      });
+
+      test("with holds only: collected, then corrected, each once", async () => {
+        const { address, keys } = await newKeys(make as () => Promise<Place>);
+        const { worker } = await startVictim(address);
+        const costs = [5, 7, 11];
+        for (const key of keys) {
+          await worker.call("hold", { secret: key.secret, costs });
+          await stopOutsideLocks(worker, address);
+          advanceClock(HOLDS_EXPIRE_MS);
+          const collected = key.onCrash === "charge" ? sumOf(costs) : 0;
+          expect(await touch(address, key)).toBe(collected);
+          expect(await touch(address, key)).toBe(collected);
+          worker.signal("SIGCONT");
+          // Less than estimated, more, and nothing.
+          await worker.call("settle", [2, 9, 0]);
+          expect(await touch(address, key)).toBe(11);
+        }
+        worker.signal("SIGKILL");
+      });
+
+      test("after more than an hour: what was booked then stands", async () => {
+        const { address, keys } = await newKeys(make as () => Promise<Place>);
+        const { worker } = await startVictim(address);
+        for (const key of keys) {
+          await worker.call("hold", { secret: key.secret, costs: [5, 7] });
+          await stopOutsideLocks(worker, address);
+          advanceClock(HOLDS_EXPIRE_MS);
+          const collected = await touch(address, key);
+          expect(collected).toBe(key.onCrash === "charge" ? 12 : 0);
+          advanceClock(HOUR_MS);
+          expect(await touch(address, key)).toBe(collected);
+          worker.signal("SIGCONT");
+          await worker.call("settle", [1, 1]);
+          expect(await touch(address, key)).toBe(collected);
+
+          await worker.call("hold", { secret: key.secret, costs: [3] });
+          await worker.call("settle", [2]);
+          expect(await touch(address, key)).toBe(collected + 2);
+        }
+        worker.signal("SIGKILL");
+      });
+    },
+  );
+});

@@ -1,12 +1,9 @@
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Keyring } from "../../src/keyring.js";
 import { createKeystile, type Keystile } from "../../src/keystile.js";
 import { randomFrom } from "../model/random.js";
-import { newDatabase } from "./postgres-database.js";
+import { type Place, places } from "./shared-places.js";
 import type { Burst, BurstReport, Hammering, HammerReport } from "./workers/caller.js";
 import { startWorker, type Worker } from "./workers/link.js";
 import { openStore, type SharedStore } from "./workers/open-store.js";
@@ -17,29 +14,6 @@ import { openStore, type SharedStore } from "./workers/open-store.js";
  */
 const BASE_SEED = Number(process.env["KEYSTILE_SEED"] ?? 1);
 const PROCESSES = 4;
-
-/** Where the processes meet, as an address for `openStore`. Undefined where there is no server. */
-const places: readonly (readonly [name: string, make: (() => Promise<Place>) | undefined])[] = [
-  ["sqlite", newFile],
-  ["postgres", ifServed(inject("postgresUrl"), newDatabase)],
-];
-
-interface Place {
-  readonly url: string;
-  drop(): Promise<void>;
-}
-
-async function newFile(): Promise<Place> {
-  const directory = mkdtempSync(join(tmpdir(), "keystile-processes-"));
-  return { url: join(directory, "keys.db"), drop: async () => rmSync(directory, { recursive: true }) };
-}
-
-function ifServed(
-  server: string | undefined,
-  make: (server: string) => Promise<Place>,
-): (() => Promise<Place>) | undefined {
-  return server === undefined ? undefined : () => make(server);
-}
 
 let keystile: Keystile;
 let workers: readonly Worker[] = [];
@@ -150,7 +124,7 @@ const CHANGES: Readonly<Record<string, Change>> = {
   },
 };
 
-describe.each(places)("over %s", (_, make) => {
+describe.each(Object.entries(places))("over %s", (_, make) => {
   describe.skipIf(make === undefined)("four processes", () => {
     let place: Place;
     let shared: SharedStore;

@@ -5,10 +5,11 @@
 import { openSync, readFileSync, writeSync } from "node:fs";
 import { DatabaseSync } from "node:sqlite";
 import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
-import { type Allowed, createKeystile } from "keystile";
+import { type Allowed, createKeystile, type Store } from "keystile";
 import { type SqliteDatabase, sqliteStore } from "keystile/sqlite";
 import { type Random, randomFrom } from "../../model/random.ts";
 import { serve } from "./link.ts";
+import { aheadBy, openStore } from "./open-store.ts";
 
 export interface Victim {
   readonly seed: number;
@@ -18,7 +19,7 @@ export interface Victim {
   readonly death?: { readonly statement: number; readonly when: "before" | "after" };
 }
 
-const [file = "", clockFile = "", logFile = ""] = process.argv.slice(2);
+const [address = "", clockFile = "", logFile = ""] = process.argv.slice(2);
 const log = openSync(logFile, "a");
 let death: Victim["death"];
 let statements = 0;
@@ -27,27 +28,50 @@ let stopping = false;
 let running: Promise<void>[] = [];
 const held: Allowed[] = [];
 
-const clock = () => Date.now() + Number(readFileSync(clockFile, "utf8"));
-const keystile = createKeystile({ store: sqliteStore(mortal(new DatabaseSync(file)), { clock }) });
+const offsetMs = () => Number(readFileSync(clockFile, "utf8"));
+const keystile = createKeystile({ store: store() });
+
+function store(): Store {
+  if (address.includes("://")) return mortalStore(aheadBy(openStore(address).store, offsetMs));
+  return sqliteStore(mortal(new DatabaseSync(address)), { clock: () => Date.now() + offsetMs() });
+}
 
 /** The kernel keeps what was written to a file whatever happens to the process that wrote it. */
 function note(event: string, id: string, ...numbers: readonly number[]): void {
   writeSync(log, `${[event, id, ...numbers].join(" ")}\n`);
 }
 
+/** `statement` counts from one: others may have begun since this one has. */
+function perhapsDie(statement: number, when: "before" | "after"): void {
+  if (statement === death?.statement && when === death.when) process.kill(process.pid, "SIGKILL");
+}
+
+/** A store on which the process can die at any call. */
+function mortalStore(store: Store): Store {
+  async function dying<T>(call: () => Promise<T>): Promise<T> {
+    const statement = ++statements;
+    perhapsDie(statement, "before");
+    const reply = await call();
+    perhapsDie(statement, "after");
+    return reply;
+  }
+  return {
+    ...store,
+    read: (ids) => dying(() => store.read(ids)),
+    write: (groups) => dying(() => store.write(groups)),
+  };
+}
+
 /** A handle on which the process can die at any statement, `BEGIN` and `COMMIT` included. */
 function mortal(database: DatabaseSync): SqliteDatabase {
-  function perhapsDie(when: "before" | "after"): void {
-    if (when === "before") statements += 1;
-    if (statements === death?.statement && when === death.when) process.kill(process.pid, "SIGKILL");
-  }
   return {
     prepare(sql) {
       const statement = database.prepare(sql);
       function dying<T>(run: () => T): T {
-        perhapsDie("before");
+        const number = ++statements;
+        perhapsDie(number, "before");
         const result = run();
-        perhapsDie("after");
+        perhapsDie(number, "after");
         return result;
       }
       return {
