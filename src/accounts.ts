@@ -143,7 +143,7 @@ export function accounts(
 ): Accounts {
   async function open(input: OpenInput = {}): Promise<AccountView> {
     const { owner, name, policy } = parseOpenInput(input, { onCrash: settings.onCrash });
-    const now = await storeTime();
+    const now = await session.freshTime();
     const accountId = newAccountId({ owner, name }, runtime.randomBytes);
     const record = newAccountRecord({ owner, policy }, now);
     const [result] = await session.write([[recordWrite(accountDocumentId(accountId), 0, record)]]);
@@ -179,7 +179,7 @@ export function accounts(
     accountId: string,
     { key: keyInput, ...input }: SubscribeInput & { readonly key?: SubscriptionKeyInput | null },
   ): Promise<Partial<IssuedKey> & { readonly account: AccountView }> {
-    const subscription = parseSubscribeInput(input, await storeTime());
+    const subscription = parseSubscribeInput(input, await session.freshTime());
     assertNotSubscribed(await existing(accountId), session.now());
     // The key first: without a subscription it is good for nothing, and nobody has its secret yet.
     const issued =
@@ -253,11 +253,6 @@ export function accounts(
     return account && accountView(accountId, account, session.now());
   }
 
-  async function storeTime(): Promise<number> {
-    if (session.isStale()) await session.read([]);
-    return session.now();
-  }
-
   return {
     open,
     get,
@@ -267,7 +262,7 @@ export function accounts(
     },
     async list(query = {}) {
       const page = parseListQuery(query);
-      const now = await storeTime();
+      const now = await session.freshTime();
       const { documents, next } = await session.list({
         kind: "account",
         limit: page.limit,

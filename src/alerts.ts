@@ -46,9 +46,10 @@ export function claimAlerts<L extends KeyRecord | AccountRecord>(
   for (const watched of watchedOf(after)) {
     const { purse, limit } = watched;
     const reached = lowestReached(watched, leftOf(after, watched), thresholds);
-    const wasRaised = limit > (known.find((one) => one.purse === purse)?.limit ?? limit);
+    const was = known.find((one) => one.purse === purse) ?? watched;
+    const wasRaised = limit > was.limit;
     if (wasRaised && isLower(alerts?.[purse], reached)) alerts = noted(alerts, purse, reached);
-    const wasLeft = leftOf(before, known.find((one) => one.purse === purse) ?? watched);
+    const wasLeft = leftOf(before, was);
     // One that was taken back and is reached again in the same write could not be told from the old note: next time.
     const isNew = isLower(reached, before.alerts?.[purse]) && isLower(reached, alerts?.[purse]);
     if (leftOf(after, watched) < wasLeft && isNew) alerts = noted(alerts, purse, reached);

@@ -99,7 +99,7 @@ export function keyring(
   events: Events,
 ): Keyring {
   async function issue(input: IssueInput = {}): Promise<IssuedKey> {
-    const now = await storeTime();
+    const now = await session.freshTime();
     const parsed = parseIssueInput(input, { onCrash: settings.onCrash }, now);
     const { kind, secret: brought, accountId, policy } = parsed;
     const account = accountId === undefined ? undefined : await accountOf(accountId);
@@ -176,7 +176,7 @@ export function keyring(
     condition: { readonly ifPolicyVersion?: number } = {},
   ): Promise<KeyView> {
     const { ifPolicyVersion } = parseUpdateCondition(condition);
-    const patched = parsePolicyPatch(patch, await storeTime());
+    const patched = parsePolicyPatch(patch, await session.freshTime());
     return change(keyId, (record) => {
       assertNotRevoked(record);
       if (ifPolicyVersion !== undefined) assertVersion(record, ifPolicyVersion);
@@ -201,7 +201,9 @@ export function keyring(
       throw new KeystileError("key_state", `Key "${keyId}" is not revoked. Revoke it before it is purged.`);
     }
     // Their end has to be booked on the account.
-    const isOpen = Object.values(sweep(found, await storeTime()).key.nodes).some(({ open }) => open > 0);
+    const isOpen = Object.values(sweep(found, await session.freshTime()).key.nodes).some(
+      ({ open }) => open > 0,
+    );
     if (found.account !== undefined && isOpen) {
       throw new KeystileError(
         "key_state",
@@ -271,11 +273,6 @@ export function keyring(
     return ids.size === 0 ? new Map() : session.read([...ids]);
   }
 
-  async function storeTime(): Promise<number> {
-    if (session.isStale()) await session.read([]);
-    return session.now();
-  }
-
   function digestOf(secret: string): string {
     return digestsOf(secret, settings.peppers)[0] as string;
   }
@@ -293,7 +290,7 @@ export function keyring(
     },
     async list(query = {}) {
       const { owner, after, limit } = parseListQuery(query);
-      const now = await storeTime();
+      const now = await session.freshTime();
       const page = {
         kind: "key",
         limit,

@@ -6,7 +6,6 @@ import {
   type Documents,
   type FundCosts,
   KEY_PURSE,
-  type KeyRecord,
   type Ledger,
 } from "./documents.js";
 import { heldOf } from "./ledger.js";
@@ -51,7 +50,7 @@ export type QuotaOutcome =
 
 /** Where money comes from. Its first purse is its own; the others are caps that it counts in, too. */
 interface Fund {
-  readonly name: "quota" | "subscription" | "payg" | "balance";
+  readonly name: "subscription" | "payg" | "balance";
   readonly purses: readonly string[];
   /** Negative in debt. */
   readonly room: number;
@@ -137,16 +136,16 @@ export function balanceStatus(account: AccountRecord): QuotaStatus {
 
 /** The shares, or the reason why there are none. `free`: as if no request in flight held anything. */
 function divide({ key, account }: Documents, cost: Cost, holds: Holds): Shares | RefusedFund {
-  const own = ownQuota(key, holds);
+  const own = roomOf(key, KEY_PURSE, key.policy.quota ?? UNLIMITED, holds);
   if (account === undefined || key.account === undefined) {
     const amount = typeof cost === "number" ? cost : cost.balance;
-    return own.room < amount ? "key_quota_exhausted" : { key: purse(KEY_PURSE, amount), account: {} };
+    return own < amount ? "key_quota_exhausted" : { key: purse(KEY_PURSE, amount), account: {} };
   }
   const cycle = account.subscription && cycleName(account.subscription);
   const all = fundsOf(key.account.pays, account, cycle, holds);
   const funds = all.filter(({ name }) => name !== "payg" || isPayAsYouGo(account));
   const parts = typeof cost === "number" ? split(funds, cost) : choose(funds, cost);
-  if (own.room < (parts === undefined ? leastOf(funds, cost) : total(parts))) return "key_quota_exhausted";
+  if (own < (parts === undefined ? leastOf(funds, cost) : total(parts))) return "key_quota_exhausted";
   if (parts === undefined) return reasonOf(funds, account, cost);
   return { key: purse(KEY_PURSE, total(parts)), account: amountsOf(parts), cycle };
 }
@@ -236,11 +235,6 @@ function isPayAsYouGo({ policy }: AccountRecord): boolean {
 function allowanceOf({ subscription, closed }: AccountRecord, cycle: string): number {
   if (subscription !== undefined && cycleName(subscription) === cycle) return subscription.current.allowance;
   return closed[cycle] ?? 0;
-}
-
-function ownQuota(key: KeyRecord, holds: Holds): Fund {
-  const room = roomOf(key, KEY_PURSE, key.policy.quota ?? UNLIMITED, holds);
-  return { name: "quota", purses: [KEY_PURSE], room };
 }
 
 /** Subtraction keeps every step within the safe integers where the sum of three amounts would not. */

@@ -6,6 +6,8 @@ import type { Document, ListQuery, Store, Write, WriteResult } from "./store.js"
 export interface StoreSession {
   /** Store time now: what replies have told, plus monotonic time since. Integer milliseconds. */
   now(): number;
+  /** The same, from a call of its own where `now` is stale. */
+  freshTime(): Promise<number>;
   /** Whether store time was last heard, within a second, more than 10 s ago, or never. */
   isStale(): boolean;
   /** How long the last write took, in milliseconds. */
@@ -104,9 +106,21 @@ export function storeSession(store: Store, runtime: Runtime, storeTimeoutMs: num
     return results;
   }
 
+  function now(): number {
+    return Math.floor(storeMs + runtime.monotonicMs() - heardAtMs);
+  }
+
+  function isStale(): boolean {
+    return runtime.monotonicMs() - certainAtMs > STALE_AFTER_MS;
+  }
+
   return {
-    now: () => Math.floor(storeMs + runtime.monotonicMs() - heardAtMs),
-    isStale: () => runtime.monotonicMs() - certainAtMs > STALE_AFTER_MS,
+    now,
+    async freshTime() {
+      if (isStale()) await read([]);
+      return now();
+    },
+    isStale,
     roundTripMs: () => roundTripMs,
     fetch: sharedReads(read),
     read,

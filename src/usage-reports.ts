@@ -131,7 +131,7 @@ interface Found {
 export function usageReports(session: StoreSession): UsageReports {
   async function query(input: UsageQuery = {}): Promise<UsagePage> {
     const asked = parseQuery(input);
-    const range = rangeOf(asked, await today());
+    const range = rangeOf(asked, Math.floor((await session.freshTime()) / DAY_MS));
     // The keys before their days: a day that is closed in between is found in both, and its document is the newer one.
     // The other way round it might be found in neither.
     const { keys, next } = await keysOf(asked, pageSize(asked, range));
@@ -145,11 +145,6 @@ export function usageReports(session: StoreSession): UsageReports {
       ...(next !== undefined && { next }),
       ...(unreadable.length > 0 && { unreadable }),
     };
-  }
-
-  async function today(): Promise<number> {
-    if (session.isStale()) await session.read([]);
-    return Math.floor(session.now() / DAY_MS);
   }
 
   async function keysOf(

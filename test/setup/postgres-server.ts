@@ -43,15 +43,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
 export async function startPostgres(): Promise<Server | undefined> {
   const binaries = postgresFolder();
   if (binaries === undefined) return undefined;
-  const folder = mkdtempSync(join(tmpdir(), "keystile-postgres-"));
-  const nobody = unprivileged();
-  if (nobody !== undefined) chownSync(folder, nobody.uid, nobody.gid);
-  const options = { ...nobody, cwd: folder };
-  const data = join(folder, "data");
-  const initial = ["-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"];
-  execFileSync(join(binaries, "initdb"), initial, { ...options, stdio: "pipe" });
-
-  const port = await freePort();
+  const { folder, data, port, options } = await newPostgresFolder(binaries);
   const settings = [
     "listen_addresses=127.0.0.1",
     `unix_socket_directories=${folder}`,
@@ -65,6 +57,23 @@ export async function startPostgres(): Promise<Server | undefined> {
   const stop = stopper(child, "SIGINT", folder);
   await ready(child, "ready to accept connections", stop);
   return { url: `postgres://postgres@127.0.0.1:${port}/postgres`, stop };
+}
+
+/** Makes the data of a server that is yet to be started: where, on which port, and as whom. */
+export async function newPostgresFolder(binaries: string): Promise<{
+  readonly folder: string;
+  readonly data: string;
+  readonly port: number;
+  readonly options: { readonly cwd: string; readonly uid?: number; readonly gid?: number };
+}> {
+  const folder = mkdtempSync(join(tmpdir(), "keystile-postgres-"));
+  const nobody = unprivileged();
+  if (nobody !== undefined) chownSync(folder, nobody.uid, nobody.gid);
+  const options = { ...nobody, cwd: folder };
+  const data = join(folder, "data");
+  const initial = ["-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"];
+  execFileSync(join(binaries, "initdb"), initial, { ...options, stdio: "pipe" });
+  return { folder, data, port: await freePort(), options };
 }
 
 /** Where initdb and postgres are: in a package that is installed for this system, or on PATH. */

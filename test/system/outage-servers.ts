@@ -1,10 +1,7 @@
 /** Real servers that may be treated badly: each has its own data, and keeps what it has acknowledged through a crash. */
-import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { chownSync, existsSync, mkdtempSync, rmSync } from "node:fs";
-import type { AddressInfo } from "node:net";
-import { createServer } from "node:net";
-import { tmpdir } from "node:os";
+import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Redis } from "ioredis";
@@ -13,6 +10,7 @@ import { createClient } from "redis";
 import type { Store } from "../../src/store.js";
 import { postgresStore } from "../../src/stores/postgres.js";
 import { redisStore } from "../../src/stores/redis.js";
+import { newPostgresFolder } from "../setup/postgres-server.js";
 import { cli, startRedis } from "../setup/redis-server.js";
 
 export interface OpenStore {
@@ -84,14 +82,7 @@ export async function postgresFolder(url: string | undefined): Promise<string | 
 }
 
 export async function startOutagePostgres(binaries: string): Promise<OutageServer> {
-  const folder = mkdtempSync(join(tmpdir(), "keystile-outage-"));
-  const nobody = unprivileged();
-  if (nobody !== undefined) chownSync(folder, nobody.uid, nobody.gid);
-  const options = { ...nobody, cwd: folder };
-  const data = join(folder, "data");
-  const initial = ["-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"];
-  execFileSync(join(binaries, "initdb"), initial, { ...options, stdio: "pipe" });
-  const port = await freePort();
+  const { folder, data, port, options } = await newPostgresFolder(binaries);
   const settings = ["-c", "listen_addresses=127.0.0.1", "-c", `unix_socket_directories=${folder}`];
   let server = await start();
 
@@ -165,20 +156,4 @@ function isReady(child: ChildProcess): Promise<boolean> {
       resolve(false);
     });
   });
-}
-
-/** Postgres refuses to run as root. */
-function unprivileged(): { readonly uid: number; readonly gid: number } | undefined {
-  if (process.getuid?.() !== 0) return undefined;
-  const id = (flag: string): number => Number(execFileSync("id", [flag, "nobody"], { encoding: "utf8" }));
-  return { uid: id("-u"), gid: id("-g") };
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, "close");
-  return port;
 }
