@@ -49,7 +49,10 @@ export interface GroupCommit {
   count(subject: KeySubject, counted: Count): void;
   /** Renews the holds of requests in flight that are due. */
   renew(): void;
-  /** Resolves when nothing waits to be written or the time is over, with the number of operations that wait. */
+  /**
+   * Resolves when nothing waits to be written or to be found out, or the time is over, with the number of operations that
+   * are not known to be stored.
+   */
   flush(timeoutMs: number): Promise<number>;
 }
 
@@ -330,7 +333,7 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
         cancel();
         onQuiet = onQuiet.filter((quiet) => quiet !== resolve);
       }
-      return [...unfinished].reduce((sum, group) => sum + group.waiting(), 0);
+      return [...unfinished].reduce((sum, group) => sum + group.unsettled(), 0);
     },
   };
 }

@@ -32,12 +32,12 @@ export interface Keystile {
   readonly wire: Wire;
   /**
    * Waits until nothing is left to be stored, at most `timeoutMs` (default `storeTimeoutMs`), and tells how many
-   * bookings are not. For processes that may be frozen after an answer (`waitUntil`).
+   * bookings are not known to be. For processes that may be frozen after an answer (`waitUntil`).
    */
   flush(timeoutMs?: number): Promise<number>;
   /**
    * Answers new requests with a fault, waits `drainMs` for those in flight, settles the rest at what was observed or
-   * estimated, and stores it. `unwritten` counts what could not be stored; its holds expire as `onCrash` says.
+   * estimated, and stores it. `unwritten` counts what is not known to be stored; its holds expire as `onCrash` says.
    * The store is left open. Calling it again waits for the same end.
    */
   close(): Promise<{ readonly unwritten: number }>;

@@ -42,6 +42,8 @@ export interface LiveGroup {
   /** Counts a request that writes nothing, with the next write of its key. */
   count(keyDocumentId: string, counted: Count): void;
   waiting(): number;
+  /** How many of them are not known to be stored: those that wait, and those given up that may have been written. */
+  unsettled(): number;
   /** Whether something is to be written, or found out. */
   isUnfinished(): boolean;
   /** How long it is to be left alone. */
@@ -77,6 +79,7 @@ const MAX_DOCUMENTS = 16;
 
 /** Attempts of unknown outcome, while reads succeed and writes do not. */
 const MAX_UNANSWERED = 64;
+
 /** What was decided by a time that far from the store's is undone and decided again. */
 const MAX_CLOCK_ERROR_MS = 1_000;
 
@@ -352,6 +355,7 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
       counts.add(id, counted);
     },
     waiting: () => line.waiting().length,
+    unsettled: () => line.waiting().length + unanswered.givenUp(),
     isUnfinished,
     pauseMs() {
       // After a failure only facts wait for the back-off; a new request finds out at once.

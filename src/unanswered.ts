@@ -22,6 +22,8 @@ export interface Attempt extends Composed<Task> {
  */
 export interface Unanswered {
   count(): number;
+  /** Tasks that nobody waits for any longer, of which one may turn out to have been written. */
+  givenUp(): number;
   add(attempt: Attempt): void;
   clear(): void;
   /** Whether one of them may have made an entry of this node in a document. */
@@ -44,6 +46,10 @@ export function unansweredAttempts(anchorId: string): Unanswered {
 
   return {
     count: () => attempts.length,
+    givenUp() {
+      const tasks = attempts.flatMap(({ results }) => results.map(({ task }) => task));
+      return new Set(tasks.filter(({ state }) => state === "given up")).size;
+    },
     add(attempt) {
       attempts = [...attempts, attempt];
     },

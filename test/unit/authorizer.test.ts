@@ -660,6 +660,10 @@ describe("an outage", () => {
     const outcome = settledOf(keystile.authorize({ ...presenting(secret), cost: 4 }));
     await time.advance(5_000);
     expect(await outcome).toMatchObject({ error: { code: "store_unavailable" } });
+    const early = keystile.flush(1_000);
+    await time.advance(1_000);
+    // What happened and is only not acknowledged is found by reading, and given back by then.
+    expect(await early).toBe(fault === "fails after" ? 0 : 1);
     store.onCall = () => undefined;
     const flushed = keystile.flush();
     await time.advance(5_000);
