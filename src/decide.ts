@@ -16,6 +16,11 @@ export interface DecideRequest {
   readonly cost?: Cost;
   /** How many tokens it is estimated to take, for limits in tokens: an integer from 0 to 2^53 - 1. Default 0. */
   readonly tokens?: number;
+  /**
+   * Of a lease: for how many requests it is to hold a place in limits on requests, an integer from 1 to 2^53 - 1. `cost`
+   * and `tokens` are of all of them together. Left out: it is one request, which takes its place.
+   */
+  readonly places?: number | undefined;
   /** Rules of your own. Default none. */
   readonly rules?: readonly Rule[];
   /** The process that serves the request. Default `local`. */
@@ -57,14 +62,16 @@ export interface Decided {
  * costs 0 where there are no limits, which has nothing to count.
  *
  * @param now store time in integer milliseconds.
- * @throws TypeError for a cost or tokens that are no integers from 0 to 2^53 - 1.
+ * @throws TypeError for a cost, tokens or places that are no integers from 0 to 2^53 - 1.
  * @throws KeystileError `document_invalid` when the documents have seen a time far ahead of `now`, or the account of the
  * key is missing; `document_full`.
  */
 export function decide(documents: Documents, request: DecideRequest, now: number): Decided {
-  const { facts, cost = 1, tokens = 0, rules = [], node = "local", holdUntilMs = now + 60_000 } = request;
+  const { facts, cost = 1, tokens = 0, places, rules = [] } = request;
+  const { node = "local", holdUntilMs = now + 60_000 } = request;
   assertCost(cost);
   assertAmount(tokens, "number of tokens");
+  if (places !== undefined) assertAmount(places, "number of places");
   assertAccount(documents);
 
   const policy = evaluatePolicy(documents, facts, now, rules);
@@ -73,7 +80,7 @@ export function decide(documents: Documents, request: DecideRequest, now: number
   const swept = sweep(documents, now);
   const refused = (refusal: Refusal): Decided => denied(documents, refusal, standing(swept, facts, now));
   const { key, account } = swept;
-  const counted = { families: familiesOf(facts), tokens };
+  const counted = { families: familiesOf(facts), tokens, places };
   const own = takeRequest(key, counted, now, ratePercentOf(key, account));
   const shared = account === undefined ? NO_LIMITS : takeRequest(account, counted, now);
   if (!own.fits || !shared.fits) return refused(limited(own, shared));

@@ -5,6 +5,8 @@ import { KeystileError } from "./errors.js";
 export interface Hold {
   readonly node: string;
   readonly amounts: Amounts;
+  /** Whether giving it back ends the request. Of a part of a lease it does not. Default true. */
+  readonly isWhole?: boolean | undefined;
 }
 
 /**
@@ -36,11 +38,11 @@ export function hold<L extends Ledger>(ledger: L, { node, amounts }: Hold, renew
  */
 export function release<L extends Ledger>(
   ledger: L,
-  { node, amounts }: Hold,
+  { node, amounts, isWhole = true }: Hold,
 ): { readonly ledger: L; readonly found: Found } {
   const live = ledger.nodes[node];
   if (live !== undefined) {
-    const entry = { ...live, open: live.open - 1, held: add(live.held, amounts, -1) };
+    const entry = { ...live, open: isWhole ? live.open - 1 : live.open, held: add(live.held, amounts, -1) };
     return { ledger: withNode(ledger, node, entry), found: "live" };
   }
   const entry = ledger.collected[node];

@@ -19,12 +19,14 @@ export interface LimitStatus {
 /** A limit per time: of requests, or of tokens. */
 export type RateLimit = RequestLimit | TokenLimit;
 
-/** What limits count of one request. */
+/** What limits count of one request, or of a lease for several. */
 export interface Counted {
   /** What limits per model count by. */
   readonly families: readonly string[];
   /** How many tokens it is estimated to take. */
   readonly tokens: number;
+  /** Of a lease: for how many requests it holds a place. Left out: one request, which takes its place at once. */
+  readonly places?: number | undefined;
 }
 
 type Limited = Ledger & { readonly policy: { readonly limits: readonly Limit[] } };
@@ -54,35 +56,33 @@ const MAX_FAMILY_LENGTH = 64;
  *
  * A rate limit is a leaky bucket in exact integers (continuous GCRA): a request or a token is `windowMs` units of level,
  * `requests` (or `tokens`) units drain per millisecond, and the bucket holds `burst` (unless set, that many) of them. In
- * this unit a level keeps its meaning when the limit is edited. Time that runs backwards drains nothing. Tokens are held
- * until it is known how many there were: level, held and estimate together stay within the bucket.
+ * this unit a level keeps its meaning when the limit is edited. Time that runs backwards drains nothing. Tokens, and the
+ * places of a lease, are held until it is known how many there were: level, held and what is asked for together stay
+ * within the bucket.
  *
  * @param ratePercent by how much the limits are multiplied.
  */
 export function takeRequest(
   ledger: Limited,
-  { families, tokens }: Counted,
+  { families, tokens, places }: Counted,
   now: number,
   ratePercent = 100,
 ): LimitsOutcome {
   const limits = scaledLimits(ledger, ratePercent);
-  const levels: Record<string, Level> = { ...undrained(ledger, limits, now) };
+  const levels: Record<string, Level> = undrained(ledger, limits, now);
   const held: Record<string, number> = {};
   let retryAfterMs = 0;
-  for (const limit of limits.filter(isRateLimit)) {
+  for (const limit of limits) {
+    if (!isRateLimit(limit)) continue;
+    const count = isTokenLimit(limit) ? tokens : (places ?? 1);
     // With those just taken, so that the bound is on all limits together.
     for (const name of bucketNames(limit, families, levels)) {
-      const bucket = ledger.levels[name];
-      if (isTokenLimit(limit)) {
-        held[name] = tokens;
-        // Kept while something is held, so that its family stays in it.
-        levels[name] = drained(limit, bucket, now);
-        retryAfterMs = Math.max(retryAfterMs, tokenWait(limit, bucket, heldOf(ledger, name), tokens, now));
-        continue;
-      }
-      const { level, waitMs } = take(limit, bucket, now);
-      retryAfterMs = Math.max(retryAfterMs, waitMs);
-      levels[name] = level;
+      const level = drained(limit, ledger.levels[name], now);
+      retryAfterMs = Math.max(retryAfterMs, waitFor(limit, level, heldOf(ledger, name), count, now));
+      const isHeld = isTokenLimit(limit) || places !== undefined;
+      if (isHeld) held[name] = count;
+      // Also while something is only held, so that its family stays in it.
+      levels[name] = isHeld ? level : { ...level, level: level.level + limit.windowMs };
     }
   }
   if (retryAfterMs > 0) return { fits: false, reason: "rate_limited", retryAfterMs };
@@ -99,42 +99,79 @@ export function take(
   bucket: Level | undefined,
   now: number,
 ): { readonly level: Level; readonly waitMs: number } {
-  const { level, atMs } = drained(limit, bucket, now);
-  const over = level - (capacity(limit) - limit.windowMs);
-  const waitMs = over > 0 ? atMs - now + ceilDivide(over, limit.requests) : 0;
-  return { level: { level: level + limit.windowMs, atMs }, waitMs };
+  const level = drained(limit, bucket, now);
+  return {
+    level: { ...level, level: level.level + limit.windowMs },
+    waitMs: waitFor(limit, level, 0, 1, now),
+  };
 }
 
-/** How long a request has to wait for its tokens. What is held may be given back at any time. */
-function tokenWait(
-  limit: TokenLimit,
-  bucket: Level | undefined,
-  held: number,
-  tokens: number,
-  now: number,
-): number {
-  const { tokens: rate, burst = rate, windowMs } = limit;
-  const { level, atMs } = drained(limit, bucket, now);
-  // In tokens, rounded up: what a part of a token takes is not there for another. Never beyond the safe integers.
-  const missing = tokens - (burst - ceilDivide(level, windowMs) - held);
+/** How long so many requests or tokens have to wait for their place. What is held may be given back at any time. */
+function waitFor(limit: RateLimit, { level, atMs }: Level, held: number, count: number, now: number): number {
+  const { windowMs } = limit;
+  const burst = burstOf(limit);
+  // Rounded up: what a part of a token takes is not there for another. Never beyond the safe integers.
+  const missing = count - (burst - ceilDivide(level, windowMs) - held);
   if (missing <= 0) return 0;
-  if (tokens > burst) return Math.max(windowMs, NEVER_RETRY_MS);
-  const over = level - (burst - tokens) * windowMs;
-  return over > 0 ? atMs - now + ceilDivide(over, rate) : IN_FLIGHT_RETRY_MS;
+  if (count > burst) return Math.max(windowMs, NEVER_RETRY_MS);
+  const over = level - (burst - count) * windowMs;
+  return over > 0 ? atMs - now + ceilDivide(over, rateOf(limit)) : IN_FLIGHT_RETRY_MS;
 }
 
-/** Puts the tokens a request took into the buckets that held its estimate. Buckets without a limit are gone. */
+/** How much of what the limits of a document leave a lease may hold. */
+export interface Room {
+  readonly requests: number;
+  readonly tokens: number;
+}
+
+/**
+ * What a lease may hold in every bucket of these families, so that all that is held there is at most a share of what is
+ * left. Nothing where requests in flight are limited, which a lease cannot know.
+ */
+export function roomInLimits(
+  ledger: Limited,
+  families: readonly string[],
+  sharePercent: number,
+  now: number,
+  ratePercent = 100,
+): Room {
+  const limits = scaledLimits(ledger, ratePercent);
+  if (!limits.every(isRateLimit)) return { requests: 0, tokens: 0 };
+  const room = { requests: Number.MAX_SAFE_INTEGER, tokens: Number.MAX_SAFE_INTEGER };
+  const known = undrained(ledger, limits, now);
+  for (const limit of limits) {
+    const unit = isTokenLimit(limit) ? "tokens" : "requests";
+    for (const name of bucketNames(limit, families, known)) {
+      const { level } = drained(limit, ledger.levels[name], now);
+      const left = burstOf(limit) - ceilDivide(level, limit.windowMs);
+      room[unit] = Math.min(room[unit], shareOf(left, heldOf(ledger, name), sharePercent));
+    }
+  }
+  return room;
+}
+
+/** How much more may be held of an amount, if that is to be a share of it at most. Not negative. */
+export function shareOf(left: number, held: number, sharePercent: number): number {
+  return Math.max(
+    0,
+    floorDivide(left, 100) * sharePercent + floorDivide((left % 100) * sharePercent, 100) - held,
+  );
+}
+
+/** Puts what requests took into the buckets that held a place for it. Buckets without a limit are gone. */
 export function fillBuckets<L extends Limited>(
   ledger: L,
-  tokens: Amounts,
+  counted: Amounts,
   now: number,
   ratePercent = 100,
 ): L {
-  const limits = scaledLimits(ledger, ratePercent).filter(isTokenLimit);
-  if (limits.length === 0) return ledger;
+  const names = Object.keys(counted);
+  if (names.length === 0) return ledger;
   const levels: Record<string, Level> = { ...ledger.levels };
-  for (const limit of limits) {
-    for (const [name, taken] of Object.entries(tokens)) {
+  for (const limit of scaledLimits(ledger, ratePercent)) {
+    if (!isRateLimit(limit)) continue;
+    for (const name of names) {
+      const taken = counted[name] as number;
       if (!isBucketOf(limit, name) || taken <= 0) continue;
       // Without an estimate nothing had kept a place for it.
       const bucket =
@@ -206,6 +243,11 @@ export function bucketName(limit: RateLimit): string {
   return limit.per === undefined ? name : `${name}/${limit.per}/`;
 }
 
+/** Whether a bucket counts tokens; else it counts requests. */
+export function isTokenBucket(name: string): boolean {
+  return name.startsWith("tokens/");
+}
+
 export function isRateLimit(limit: Limit): limit is RateLimit {
   return !("inFlight" in limit);
 }
@@ -221,7 +263,12 @@ function rateOf(limit: RateLimit): number {
 
 /** The bucket's size in units of level: `burst * windowMs`, at most 2^53 - 1 (checked when a policy is written). */
 export function capacity(limit: RateLimit): number {
-  return (limit.burst ?? rateOf(limit)) * limit.windowMs;
+  return burstOf(limit) * limit.windowMs;
+}
+
+/** How many fit at once. */
+function burstOf(limit: RateLimit): number {
+  return limit.burst ?? rateOf(limit);
 }
 
 /** Where one bucket stands. */
@@ -236,7 +283,7 @@ export function bucketStatus(
   const over = level - (capacity(limit) - (left + 1) * limit.windowMs);
   return {
     unit: isTokenLimit(limit) ? "tokens" : "requests",
-    limit: limit.burst ?? rateOf(limit),
+    limit: burstOf(limit),
     remaining: Math.max(0, left - held),
     resetAtMs: atMs + ceilDivide(level, rateOf(limit)),
     windowMs: limit.windowMs,
@@ -282,7 +329,7 @@ function undrained(ledger: Ledger, limits: readonly Limit[], now: number): Recor
   const kept = Object.entries(ledger.levels).filter(([name, bucket]) => {
     const limit = rates.find((one) => isBucketOf(one, name));
     if (limit === undefined) return false;
-    return drained(limit, bucket, now).level > 0 || (isTokenLimit(limit) && heldOf(ledger, name) > 0);
+    return drained(limit, bucket, now).level > 0 || heldOf(ledger, name) > 0;
   });
   return Object.fromEntries(kept);
 }

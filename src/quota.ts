@@ -9,6 +9,7 @@ import {
   type Ledger,
 } from "./documents.js";
 import { heldOf } from "./ledger.js";
+import { shareOf } from "./limits.js";
 import type { Reason } from "./refusal.js";
 import { cycleEnd, cycleName } from "./subscription.js";
 
@@ -102,6 +103,21 @@ export function divideActual(
   return { key: purse(KEY_PURSE, total(parts)), account: amountsOf(parts) };
 }
 
+/** How much a lease may hold of a key's funds, so that all that is held of them is at most a share of what is left. */
+export function roomInFunds(documents: Documents, sharePercent: number): number {
+  const left = spendable(documents, "free");
+  return shareOf(left, left - spendable(documents, "held"), sharePercent);
+}
+
+/** The most that a key may spend at once, at least 0. */
+function spendable({ key, account }: Documents, holds: Holds): number {
+  const own = Math.max(0, roomOf(key, KEY_PURSE, key.policy.quota ?? UNLIMITED, holds));
+  if (account === undefined || key.account === undefined) return own;
+  const funds = fundsOf(key.account.pays, account, cycleOf(account), holds);
+  // A sum of rooms may leave the safe integers; what a key may spend does not.
+  return funds.reduce((sum, { room }) => Math.min(own, sum + Math.max(0, room)), 0);
+}
+
 /** How a key's quota stands: of a key that pays from a subscription and has no quota of its own, the subscription's. */
 export function quotaStatus({ key, account }: Documents): QuotaStatus {
   const { quota } = key.policy;
@@ -141,7 +157,7 @@ function divide({ key, account }: Documents, cost: Cost, holds: Holds): Shares |
     const amount = typeof cost === "number" ? cost : cost.balance;
     return own < amount ? "key_quota_exhausted" : { key: purse(KEY_PURSE, amount), account: {} };
   }
-  const cycle = account.subscription && cycleName(account.subscription);
+  const cycle = cycleOf(account);
   const all = fundsOf(key.account.pays, account, cycle, holds);
   const funds = all.filter(({ name }) => name !== "payg" || isPayAsYouGo(account));
   const parts = typeof cost === "number" ? split(funds, cost) : choose(funds, cost);
@@ -226,6 +242,10 @@ function fundsOf(
     { name: "subscription", purses: [own], room: roomOf(account, own, allowanceOf(account, cycle), holds) },
     { name: "payg", purses: [payg, BALANCE_PURSE], room: Math.min(spent, balance) },
   ];
+}
+
+function cycleOf({ subscription }: AccountRecord): string | undefined {
+  return subscription && cycleName(subscription);
 }
 
 function isPayAsYouGo({ policy }: AccountRecord): boolean {

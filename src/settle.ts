@@ -1,8 +1,8 @@
 import type { Amounts, Cost, Documents, KeyRecord } from "./documents.js";
 import { BALANCE_PURSE, KEY_PURSE } from "./documents.js";
 import { expireHolds } from "./expiry.js";
-import { book, type Found, release } from "./ledger.js";
-import { fillBuckets } from "./limits.js";
+import { book as bookAmounts, type Found, release } from "./ledger.js";
+import { fillBuckets, isTokenBucket } from "./limits.js";
 import { divideActual, type Shares } from "./quota.js";
 import { ratePercentOf, turnCycle } from "./subscription.js";
 import { type Count, count } from "./tally.js";
@@ -11,6 +11,8 @@ import { type Count, count } from "./tally.js";
 export interface Reservation extends Shares {
   /** null: nothing was held, because there was nothing to count. */
   readonly node: string | null;
+  /** Whether giving it back ends what it was made for. Of a part of a lease it does not. Default true. */
+  readonly isWhole?: boolean | undefined;
 }
 
 /** How a request ended. */
@@ -42,30 +44,53 @@ export function settle(
   ending: Ending,
   now: number,
 ): Documents {
-  const { node, key: ownShare, account: share, cycle } = reservation;
-  const { cost, inputTokens = 0, outputTokens = 0, tokens = inputTokens + outputTokens } = ending;
+  const { cost, outcome, model = null, inputTokens = 0, outputTokens = 0 } = ending;
+  const { tokens = inputTokens + outputTokens } = ending;
+  const told = { model, outcome, requests: 1, inputTokens, outputTokens };
+  return book(documents, reservation, {
+    ...{ cost, tokens, places: 0 },
+    counts: (charged, paid) => [{ ...told, cost: charged, paid }],
+    now,
+  });
+}
+
+/** What one request, or several of a lease, came to. */
+export interface Booking {
+  readonly cost: Cost;
+  readonly tokens: number;
+  /** How many requests took a place that had only been held. */
+  readonly places: number;
+  /** What reports are told, by what was charged and what of it the account's balance paid. */
+  readonly counts: (charged: number, paid: number) => readonly Count[];
+  /** Store time in integer milliseconds. */
+  readonly now: number;
+}
+
+/** Gives back what was held, and books what it came to. Like `settle`, for any number of requests. */
+export function book(
+  documents: Documents,
+  reservation: Reservation,
+  { cost, tokens, places, counts, now }: Booking,
+): Documents {
+  const { key: ownShare, account: share, cycle } = reservation;
   const swept = sweep(documents, now);
   const percent = ratePercentOf(swept.key, swept.account);
 
-  const own = releaseShare(swept.key, node, ownShare);
-  const shared = swept.account && releaseShare(swept.account, node, share);
+  const own = releaseShare(swept.key, reservation, ownShare);
+  const shared = swept.account && releaseShare(swept.account, reservation, share);
   const released = { key: own.ledger, account: shared?.ledger };
   const charged = divideActual(released, { account: share, cycle }, cost);
   // An account that has forgotten the request books nothing more: what it charged when that expired stands.
   const stands = own.found === "charged" ? share : {};
   const paid = (shared?.found === "forgotten" ? stands : charged.account)[BALANCE_PURSE] ?? 0;
 
-  const key = booked(own, charged.key, taken(ownShare, tokens, own.found), now, percent);
-  const account = shared && booked(shared, charged.account, taken(share, tokens, shared.found), now);
-  const told = counts(swept.key, own.found, ownShare, {
-    model: ending.model ?? null,
-    outcome: ending.outcome,
-    requests: 1,
-    cost: charged.key[KEY_PURSE] ?? 0,
-    inputTokens,
-    outputTokens,
-    paid,
-  });
+  const taken = { tokens, places };
+  const key = booked(own, charged.key, takenOf(ownShare, taken, own.found), now, percent);
+  const account = shared && booked(shared, charged.account, takenOf(share, taken, shared.found), now);
+  const told =
+    own.found === "forgotten"
+      ? []
+      : [...takenBack(swept.key, own.found, reservation), ...counts(charged.key[KEY_PURSE] ?? 0, paid)];
   return { key: told.reduce((sum, counted) => count(sum, counted, now), key), ...(account && { account }) };
 }
 
@@ -109,36 +134,46 @@ const EXPIRED: Omit<Count, "requests" | "cost" | "paid"> = {
 
 function releaseShare<L extends KeyRecord | NonNullable<Documents["account"]>>(
   ledger: L,
-  node: string | null,
+  { node, isWhole }: Reservation,
   amounts: Amounts,
 ): { readonly ledger: L; readonly found: Found | "nothing" } {
-  return node === null ? { ledger, found: "nothing" } : release(ledger, { node, amounts });
+  return node === null ? { ledger, found: "nothing" } : release(ledger, { node, amounts, isWhole });
 }
 
 function booked<L extends KeyRecord | NonNullable<Documents["account"]>>(
   { ledger, found }: { readonly ledger: L; readonly found: Found | "nothing" },
   charged: Amounts,
-  tokens: Amounts,
+  taken: Amounts,
   now: number,
   ratePercent = 100,
 ): L {
   if (found === "forgotten") return ledger;
-  return fillBuckets(book(ledger, charged), tokens, now, ratePercent);
+  return fillBuckets(bookAmounts(ledger, charged), taken, now, ratePercent);
 }
 
-/** What goes into the token buckets that a request had a share of. What was charged is there; it is never taken out. */
-function taken(share: Amounts, tokens: number, found: Found | "nothing"): Amounts {
-  const buckets = Object.entries(share).filter(([name]) => !name.includes("@"));
-  return Object.fromEntries(
-    buckets.map(([name, estimate]) => [name, found === "charged" ? tokens - estimate : tokens]),
-  );
+/** What goes into the buckets in which something was held. What was charged is there; it is never taken out. */
+function takenOf(
+  share: Amounts,
+  { tokens, places }: Pick<Booking, "tokens" | "places">,
+  found: Found | "nothing",
+): Amounts {
+  const taken: Record<string, number> = {};
+  for (const [name, held] of Object.entries(share)) {
+    if (name.includes("@")) continue;
+    const really = isTokenBucket(name) ? tokens : places;
+    taken[name] = found === "charged" ? really - held : really;
+  }
+  return taken;
 }
 
-/** What a report is told: a request that was collected before has been counted as such, which is taken back. */
-function counts(key: KeyRecord, found: Found | "nothing", share: Amounts, ended: Count): readonly Count[] {
-  if (found === "forgotten") return [];
-  if (found === "live" || found === "nothing") return [ended];
+/** What was collected before has been counted as such, which is taken back. */
+function takenBack(
+  key: KeyRecord,
+  found: Found | "nothing",
+  { key: share, isWhole = true }: Reservation,
+): readonly Count[] {
+  if (found === "live" || found === "nothing") return [];
   const collected = found === "charged" ? (share[KEY_PURSE] ?? 0) : 0;
-  const takenBack = { requests: -1, cost: 0 - collected, paid: 0 - paidByExpiry(key, collected) };
-  return [{ ...EXPIRED, ...takenBack }, ended];
+  const requests = isWhole ? -1 : 0;
+  return [{ ...EXPIRED, requests, cost: 0 - collected, paid: 0 - paidByExpiry(key, collected) }];
 }
