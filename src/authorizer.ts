@@ -9,6 +9,7 @@ import {
   type Decision,
   decisions,
   endingStep,
+  endReservation,
   identityOf,
   type KeyIdentity,
   type Refused,
@@ -17,6 +18,7 @@ import type { Cost, Documents } from "./documents.js";
 import { KeystileError } from "./errors.js";
 import type { Events } from "./events.js";
 import type { GroupCommit, KeyStep, KeySubject } from "./group-commit.js";
+import type { Asked, Leases } from "./leases.js";
 import type { Settings } from "./options.js";
 import { evaluateArrival, type Facts } from "./policy.js";
 import { type Refusal, refuse } from "./refusal.js";
@@ -78,6 +80,7 @@ export interface Parts {
   readonly commit: GroupCommit;
   readonly events: Events;
   readonly secrets: SecretLookup;
+  readonly leases: Leases;
 }
 
 type Presented = Facts & { readonly digests: readonly string[] };
@@ -92,15 +95,16 @@ type Weighed = { readonly verdict: Verdict; readonly documents: Documents };
  */
 export function authorizer(
   settings: Settings,
-  { runtime, session, commit, events, secrets }: Parts,
+  { runtime, session, commit, events, secrets, leases }: Parts,
 ): Authorizer {
   const { peppers, checksum, credentials, trustedProxies, clientAddressHeader, rules, modelFamily } =
     settings;
   const { drainMs, requestTimeoutMs } = settings;
   const prefixes = Object.values(settings.prefixes);
   const aliases = new Map(Object.entries(settings.modelAliases));
-  const open = decisions({ runtime, commit, events, aliases }, tellIfEmpty);
-  let deciding = 0;
+  const open = decisions({ runtime, events, aliases }, tellIfEmpty);
+  /** Requests that wait for the store. */
+  let waiting = 0;
   let closing: "no" | "draining" | "drained" = "no";
   let onEmpty: (() => void) | undefined;
 
@@ -173,38 +177,54 @@ export function authorizer(
   }
 
   function identified(subject: KeySubject, documents: Documents, arrived: Presented): Identified {
-    async function admit({ model: asked, cost = 1, tokens = 0 }: Admission = {}): Promise<Decision> {
+    async function admit({ model: named, cost = 1, tokens = 0 }: Admission = {}): Promise<Decision> {
       assertOpen();
       assertCost(cost);
       assertAmount(tokens, "number of tokens");
-      const model = withoutAliases(asked);
+      const model = withoutAliases(named);
       const facts = { ...arrived, model, modelFamilies: families(model) };
-      const anew = (): Promise<Decision> => admitAnew(arrived, { model, cost, tokens });
-      deciding += 1;
+      const asked = { subject, documents, facts, cost, tokens };
+      const leased = leases.admit(asked);
+      if (leased !== undefined) return allowed(open.allow({ ...asked, model, ...leased }));
+      waiting += 1;
       try {
-        const weighed = await commit.decide(subject, weigh(facts, cost, tokens), undoing);
-        if (weighed === undefined) return await anew();
+        const weighed = await weigh(asked);
+        const isGone = weighed?.verdict.allowed === false && weighed.verdict.refusal.reason === "key_unknown";
+        if (weighed === undefined || isGone) return await admitAnew(arrived, { model, cost, tokens });
         const { verdict, documents: decidedOn } = weighed;
-        if (!verdict.allowed) {
-          if (verdict.refusal.reason === "key_unknown") return await anew();
-          return refusedKey(verdict, subject, decidedOn, model);
-        }
-        const decision = open.allow({ subject, verdict, documents: decidedOn, model, cost, tokens });
-        if (closing !== "drained") {
-          tellAllowed(decision);
-          return decision;
-        }
+        if (!verdict.allowed) return refusedKey(verdict, subject, decidedOn, model);
+        const { reservation } = verdict;
+        const decision = open.allow({
+          ...asked,
+          documents: decidedOn,
+          model,
+          standing: () => verdict,
+          end: (ending) => endReservation(commit, subject, reservation, ending),
+        });
+        if (closing !== "drained") return allowed(decision);
         void decision.void();
         throw closedFault();
       } finally {
-        deciding -= 1;
+        waiting -= 1;
         tellIfEmpty();
       }
     }
     return { allowed: true, key: identityOf(subject.keyId, documents), resolve: withoutAliases, admit };
   }
 
-  function weigh(facts: Facts, cost: Cost, tokens: number): KeyStep<Weighed> {
+  /** Has the store decide. What this process holds by a lease is no reason to refuse. */
+  async function weigh(asked: Asked): Promise<Weighed | undefined> {
+    const { subject } = asked;
+    const weighing = commit.decide(subject, deciding(asked), undoing);
+    leases.warm(asked);
+    const weighed = await weighing;
+    if (weighed === undefined || weighed.verdict.allowed) return weighed;
+    const { status } = weighed.verdict.refusal;
+    const mayBeLeased = (status === 402 || status === 429) && leases.giveBack(subject);
+    return mayBeLeased ? commit.decide(subject, deciding(asked), undoing) : weighed;
+  }
+
+  function deciding({ facts, cost, tokens }: Asked): KeyStep<Weighed> {
     return (records, { node, now, holdUntilMs }) => {
       const request = { facts, cost, tokens, rules, node, holdUntilMs };
       const { documents, verdict } = decide(records, request, now);
@@ -219,7 +239,7 @@ export function authorizer(
   }
 
   function tellIfEmpty(): void {
-    if (open.count() === 0 && deciding === 0) onEmpty?.();
+    if (open.count() === 0 && waiting === 0) onEmpty?.();
   }
 
   function withoutAliases(model: Facts["model"]): Facts["model"] {
@@ -240,9 +260,11 @@ export function authorizer(
     return [...new Set(familiesOf({ model }).map(familyOf))];
   }
 
-  function tellAllowed({ key, model, estimate }: Allowed): void {
-    if (!events.isHeard("request.allowed")) return;
-    events.emit({ type: "request.allowed", keyId: key.id, model, estimate });
+  function allowed(decision: Allowed): Allowed {
+    const { key, model, estimate } = decision;
+    if (events.isHeard("request.allowed"))
+      events.emit({ type: "request.allowed", keyId: key.id, model, estimate });
+    return decision;
   }
 
   /** Where the limits stand is told to whoever proved to hold the key, and to nobody else. */
@@ -280,7 +302,7 @@ export function authorizer(
     },
     async drain() {
       closing = "draining";
-      if (open.count() > 0 || deciding > 0) {
+      if (open.count() > 0 || waiting > 0) {
         const { promise, resolve } = withResolvers<void>();
         onEmpty = resolve;
         const cancel = runtime.setTimer(resolve, drainMs);

@@ -67,11 +67,14 @@ export type Decision = Allowed | Refused;
 /** What was granted, and all that is needed to end it. */
 export interface Grant {
   readonly subject: KeySubject;
-  readonly verdict: Granted;
   readonly documents: Documents;
   readonly model: Facts["model"];
   readonly cost: Cost;
   readonly tokens: number;
+  /** Where limits and quota stand after it. */
+  standing(): Pick<Granted, "limits" | "quota">;
+  /** Books how it ended, once. Resolves when that is stored. */
+  end(ending: Ending): Promise<void>;
 }
 
 /** The requests in flight of one process. */
@@ -85,12 +88,10 @@ export interface Decisions {
 export function decisions(
   {
     runtime,
-    commit,
     events,
     aliases,
   }: {
     readonly runtime: Runtime;
-    readonly commit: GroupCommit;
     readonly events: Events;
     readonly aliases: ReadonlyMap<string, string>;
   },
@@ -98,9 +99,10 @@ export function decisions(
 ): Decisions {
   const open = new Map<Allowed, number>();
 
-  function allow({ subject, verdict, documents, model, cost: estimate, tokens }: Grant): Allowed {
-    const { reservation, limits, quota } = verdict;
+  function allow(grant: Grant): Allowed {
+    const { subject, documents, model, cost: estimate, tokens } = grant;
     const { policy } = documents.key;
+    const standing = once(grant.standing);
     let observed: { readonly cost: Cost; readonly usage?: Usage | undefined } | undefined;
     let ended: Promise<void> | undefined;
 
@@ -110,16 +112,14 @@ export function decisions(
       if (ended === undefined) {
         open.delete(decision);
         onEnd();
-        ended = book({ outcome, cost, tokens: outcome === "voided" ? 0 : tokens, ...countsOf(model, usage) });
+        ended = grant.end({
+          outcome,
+          cost,
+          tokens: outcome === "voided" ? 0 : tokens,
+          ...countsOf(model, usage),
+        });
       }
       return ended;
-    }
-
-    function book(ending: Ending): Promise<void> {
-      const isFree = reservation.node === null && (ending.cost === 0 || ending.outcome === "voided");
-      if (!isFree) return commit.post(subject, endingStep(reservation, ending));
-      commit.count(subject, freeCount(ending));
-      return Promise.resolve();
     }
 
     const decision: Allowed = {
@@ -127,8 +127,12 @@ export function decisions(
       key: identityOf(subject.keyId, documents),
       model,
       estimate,
-      limits,
-      quota,
+      get limits() {
+        return standing().limits;
+      },
+      get quota() {
+        return standing().quota;
+      },
       canUseModel: (name) =>
         isModelAllowed(aliases.get(name) ?? name, policy.allowedModels, policy.deniedModels),
       observe(cost, usage) {
@@ -162,12 +166,34 @@ export function decisions(
   };
 }
 
+/** Ends what was reserved for one request. Resolves when that is stored. */
+export function endReservation(
+  commit: GroupCommit,
+  subject: KeySubject,
+  reservation: Granted["reservation"],
+  ending: Ending,
+): Promise<void> {
+  const isFree = reservation.node === null && (ending.cost === 0 || ending.outcome === "voided");
+  if (!isFree) return commit.post(subject, endingStep(reservation, ending));
+  commit.count(subject, freeCount(ending));
+  return Promise.resolve();
+}
+
 /** A step that ends a reservation. */
 export function endingStep(reservation: Granted["reservation"], ending: Ending): KeyStep<void> {
   return (documents, { now }) => ({
     records: settle(documents, reservation, ending, now),
     outcome: undefined,
   });
+}
+
+/** Asked for only where somebody looks. */
+function once<T>(make: () => T): () => T {
+  let made: { readonly value: T } | undefined;
+  return () => {
+    made ??= { value: make() };
+    return made.value;
+  };
 }
 
 export function identityOf(id: string, { key }: Documents): KeyIdentity {

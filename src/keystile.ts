@@ -7,6 +7,7 @@ import { type Events, eventHub } from "./events.js";
 import { groupCommit } from "./group-commit.js";
 import type { Wire } from "./http.js";
 import { type Keyring, keyring } from "./keyring.js";
+import { leases, NO_LEASES } from "./leases.js";
 import { type KeystileOptions, parseKeystileOptions } from "./options.js";
 import { systemRuntime } from "./runtime.js";
 import { secretLookup } from "./secret-lookup.js";
@@ -60,7 +61,11 @@ export function createKeystile(options: KeystileOptions): Keystile {
     onWritten: (id, before, after) => tellWritten(events, id, before, after),
   });
   const secrets = secretLookup(session, cacheSize);
-  const requests = authorizer(settings, { runtime, session, commit, events, secrets });
+  const leased =
+    settings.leases === undefined
+      ? NO_LEASES
+      : leases(settings.leases, { runtime, session, commit, rules: settings.rules, cacheSize });
+  const requests = authorizer(settings, { runtime, session, commit, events, secrets, leases: leased });
   const keys = keyring(settings, runtime, session, commit, events);
 
   // Often enough that a hold is renewed well before a third of its life is left, even if one tick is missed.
@@ -76,7 +81,12 @@ export function createKeystile(options: KeystileOptions): Keystile {
   async function close(): ReturnType<Keystile["close"]> {
     await requests.drain();
     cancelTick();
-    return { unwritten: await commit.flush(Math.max(drainMs, storeTimeoutMs)) };
+    return { unwritten: await flush(Math.max(drainMs, storeTimeoutMs)) };
+  }
+
+  function flush(timeoutMs: number): Promise<number> {
+    leased.close();
+    return commit.flush(timeoutMs);
   }
 
   return {
@@ -88,7 +98,7 @@ export function createKeystile(options: KeystileOptions): Keystile {
     authorize: requests.authorize,
     describe: standings(settings, { session, commit, secrets }).describe,
     wire: { realm, codes, rateLimitHeaders: settings.rateLimitHeaders },
-    flush: (timeoutMs = storeTimeoutMs) => commit.flush(timeoutMs),
+    flush: (timeoutMs = storeTimeoutMs) => flush(timeoutMs),
     close: () => (closed ??= close()),
   };
 }

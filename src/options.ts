@@ -2,7 +2,7 @@ import { z } from "zod";
 import { compileRanges, type Ranges } from "./address.js";
 import type { Thresholds } from "./alerts.js";
 import { type CredentialSource, DEFAULT_SOURCES } from "./credential.js";
-import { DAY_MS, type Policy, type RequestLimit } from "./documents.js";
+import { DAY_MS, type KeyRecord, type Policy, type RequestLimit } from "./documents.js";
 import { defined } from "./input-shapes.js";
 import { invalid, parse } from "./invalid-options.js";
 import type { Rule } from "./policy.js";
@@ -86,10 +86,36 @@ export interface KeystileOptions {
   readonly drainMs?: number;
   /** A request that ends neither way is settled at what was observed after this time. 1 s to 24 h. Default 1 h. */
   readonly requestTimeoutMs?: number;
+  /**
+   * Decides requests of hot keys without asking the store: each process holds a slice more than it needs and asks again
+   * after `revalidateMs`. What was changed elsewhere, `revoke()` too, is seen that much later. `true` is for all keys.
+   * Keys with limits on requests in flight, and requests with prices by fund, always ask. Default `false`.
+   */
+  readonly leases?: boolean | LeaseOptions;
   /** How many keys are kept in memory beyond those in use. 1 to 1,000,000. Default 10,000. */
   readonly cacheSize?: number;
   /** Monotonic time, timers and randomness, for tests. Default those of the process. */
   readonly runtime?: Runtime;
+}
+
+/** How requests are decided without asking the store. */
+export interface LeaseOptions {
+  /** For how long a lease lets requests in. 100 ms to 10 s, less than half of `holdMs`. Default 1 s. */
+  readonly revalidateMs?: number;
+  /**
+   * The most that all processes together hold of what is left of a quota or a limit when one of them takes a lease, in
+   * percent: so much earlier may somebody be refused. 1 to 50. Default 10.
+   */
+  readonly sharePercent?: number;
+  /** Which keys; it must be pure and must not throw. Default all. */
+  readonly keys?: (key: KeyRecord) => boolean;
+}
+
+/** Leases as they are made. */
+export interface LeaseSettings {
+  readonly revalidateMs: number;
+  readonly sharePercent: number;
+  readonly keys: ((key: KeyRecord) => boolean) | undefined;
 }
 
 /** The options of a running instance: complete, compiled. */
@@ -114,6 +140,8 @@ export interface Settings {
   readonly storeTimeoutMs: number;
   readonly drainMs: number;
   readonly requestTimeoutMs: number;
+  /** undefined: every request asks the store. */
+  readonly leases: LeaseSettings | undefined;
   readonly cacheSize: number;
   readonly runtime: Runtime | undefined;
 }
@@ -132,6 +160,12 @@ function methods<T>(...names: readonly string[]): z.ZodType<T> {
     `expected an object with the functions ${names.join(", ")}`,
   );
 }
+
+const leaseOptions = z.strictObject({
+  revalidateMs: z.int().min(100).max(10_000).default(1_000),
+  sharePercent: z.int().min(1).max(50).default(10),
+  keys: z.custom<(key: KeyRecord) => boolean>(isFunction, "expected a function").optional(),
+});
 
 const keystileOptions = z.strictObject({
   store: methods<Store>("read", "write", "list", "close"),
@@ -177,6 +211,7 @@ const keystileOptions = z.strictObject({
   storeTimeoutMs: z.int().min(10).max(60_000).default(5_000),
   drainMs: z.int().min(0).max(600_000).default(10_000),
   requestTimeoutMs: z.int().min(1_000).max(DAY_MS).default(3_600_000),
+  leases: z.preprocess((value) => (value === true ? {} : value || undefined), leaseOptions.optional()),
   cacheSize: z.int().min(1).max(1_000_000).default(10_000),
   runtime: methods<Runtime>("monotonicMs", "setTimer", "random", "randomBytes").optional(),
 });
@@ -199,9 +234,17 @@ export function parseKeystileOptions(options: KeystileOptions): Settings {
       `expected more than storeTimeoutMs (${storeTimeoutMs}), received ${holdMs}`,
     );
   }
+  const { leases } = parsed;
+  if (leases !== undefined && 2 * leases.revalidateMs >= holdMs) {
+    throw invalid(
+      "options.leases.revalidateMs",
+      `expected less than half of holdMs (${holdMs}), received ${leases.revalidateMs}`,
+    );
+  }
   return Object.freeze({
     ...parsed,
     prefixes,
+    leases: leases && { ...leases, keys: leases.keys },
     thresholds,
     runtime: parsed.runtime,
     clientAddressHeader: parsed.clientAddressHeader,
