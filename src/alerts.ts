@@ -45,14 +45,15 @@ export function claimAlerts<L extends KeyRecord | AccountRecord>(
   let alerts: Amounts | undefined = after.alerts;
   for (const watched of watchedOf(after)) {
     const { purse, limit } = watched;
-    const reached = lowestReached(watched, leftOf(after, watched), thresholds);
     const was = known.find((one) => one.purse === purse) ?? watched;
     const wasRaised = limit > was.limit;
+    const isLess = leftOf(after, watched) < leftOf(before, was);
+    if (!wasRaised && !isLess) continue;
+    const reached = lowestReached(watched, leftOf(after, watched), thresholds);
     if (wasRaised && isLower(alerts?.[purse], reached)) alerts = noted(alerts, purse, reached);
-    const wasLeft = leftOf(before, was);
     // One that was taken back and is reached again in the same write could not be told from the old note: next time.
     const isNew = isLower(reached, before.alerts?.[purse]) && isLower(reached, alerts?.[purse]);
-    if (leftOf(after, watched) < wasLeft && isNew) alerts = noted(alerts, purse, reached);
+    if (isLess && isNew) alerts = noted(alerts, purse, reached);
   }
   return alerts === after.alerts ? after : { ...after, alerts };
 }
@@ -104,8 +105,12 @@ function lowestReached({ fund, limit }: Watched, left: number, thresholds: Thres
   return reached.length === 0 ? undefined : Math.min(...reached);
 }
 
+/** What can be multiplied by 100 and stays a safe integer. */
+const SAFE_PERCENT = Math.floor(Number.MAX_SAFE_INTEGER / 100);
+
 /** Whether `left` is at most so many percent of `limit`, exactly, where their products leave the safe integers. */
 function isWithin(left: number, percent: number, limit: number): boolean {
+  if (Math.max(Math.abs(left), limit) <= SAFE_PERCENT) return left * 100 <= percent * limit;
   return BigInt(left) * 100n <= BigInt(percent) * BigInt(limit);
 }
 

@@ -21,6 +21,8 @@ type Expiring = Ledger & {
  * Returns the same record when there is nothing to do.
  */
 export function expireHolds<L extends Expiring>(ledger: L, now: number, ratePercent = 100): L {
+  const isDue = Object.values(ledger.nodes).some(({ renewByMs }) => renewByMs <= now);
+  if (!isDue && Object.keys(ledger.collected).length === 0) return ledger;
   return forget(collect(ledger, now, ratePercent), now);
 }
 

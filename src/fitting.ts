@@ -32,14 +32,11 @@ function isShort(record: object): boolean {
 
 /** Everything in a record of which there may be many. */
 function countEntries(record: KeyRecord | AccountRecord): number {
-  const { nodes, collected, levels } = record;
-  const entries = [
-    ...Object.values(nodes).map(({ held }) => held),
-    ...Object.values(collected).map((one) => one.collected),
-  ];
-  const amounts = entries.reduce((sum, held) => sum + 1 + Object.keys(held).length, 0);
-  const models = "tally" in record && record.tally ? Object.keys(record.tally.models).length : 0;
-  return amounts + Object.keys(levels).length + models;
+  let entries = Object.keys(record.levels).length;
+  for (const { held } of Object.values(record.nodes)) entries += 1 + Object.keys(held).length;
+  for (const { collected } of Object.values(record.collected)) entries += 1 + Object.keys(collected).length;
+  if ("tally" in record && record.tally) entries += Object.keys(record.tally.models).length;
+  return entries;
 }
 
 /** As if the memory were over. */
