@@ -28,6 +28,15 @@ export interface Subject {
   readonly entryId?: string | undefined;
 }
 
+/** The ids of a subject's documents; of those that it does not name, undefined. */
+export interface SubjectIds {
+  readonly account: string | undefined;
+  readonly key: string | undefined;
+  readonly entry: string | undefined;
+  /** The anchor first. */
+  readonly all: readonly string[];
+}
+
 /** What those documents hold. An entry may be absent; a key and an account that were named are there. */
 export interface Records {
   readonly key?: KeyRecord | undefined;
@@ -56,16 +65,25 @@ export interface Confirmed {
   readonly record: AnyRecord | undefined;
 }
 
+/** A confirmed document, with its record as it is by now. */
+export interface Swept {
+  readonly confirmed: Confirmed;
+  readonly record: AnyRecord | undefined;
+  /** Of a key, the day that is over by now. */
+  readonly closed: DayTally | undefined;
+}
+
 /** What steps over several documents come to, ready to be written as one group. */
 export interface Composed<K> {
   /** False: nothing changed, so the group only checks and leaves no trace. */
   readonly changes: boolean;
   /** The anchor first. */
   readonly writes: readonly Write[];
+  /** As they are written. */
   readonly records: ReadonlyMap<string, AnyRecord>;
   readonly results: readonly Result<K>[];
   /** Keys whose counters of refused and free requests are in it. */
-  readonly tallied: ReadonlySet<string>;
+  readonly tallied: readonly string[];
 }
 
 export type Result<K> =
@@ -75,11 +93,11 @@ export type Result<K> =
 export interface Composition<K> {
   /** The document that is written with every change, and so proves that it happened. */
   readonly anchorId: string;
-  /** All documents that the tasks name, and the anchor. */
-  readonly documents: ReadonlyMap<string, Confirmed>;
-  /** The same, brought up to now. */
-  readonly swept: Swept;
-  readonly tasks: readonly (K & { readonly subject: Subject; readonly step: Step<unknown> })[];
+  /** The anchor, and all documents that the tasks name. */
+  readonly documents: ReadonlyMap<string, Swept>;
+  /** Closed days that are there already. */
+  readonly days: ReadonlyMap<string, Confirmed>;
+  readonly tasks: readonly (K & { readonly ids: SubjectIds; readonly step: Step<unknown> })[];
   readonly moment: Moment;
   /** Other names under which this process holds something of the documents. */
   readonly formerNodes: ReadonlySet<string>;
@@ -96,71 +114,78 @@ export interface Composition<K> {
 
 /** Runs every task on the records as the tasks before it left them, and composes the group that makes them true. */
 export function compose<K>(input: Composition<K>): Composed<K> {
-  const { anchorId, documents, swept, tasks, moment, formerNodes, renewals, tallies, thresholds } = input;
-  const records = new Map(swept.records);
-  const results = tasks.map((task): Result<K> => run(task, records, moment));
-
-  const touched = [...records.keys()].filter(
-    (id) => records.get(id) !== swept.records.get(id) || renewals.has(id),
-  );
-  const changes = touched.length > 0 || input.mustWrite;
-  if (!changes) {
-    const writes = anchorFirst(anchorId, documents).map(([id, { version }]) => ({ id, expected: version }));
-    return { changes, writes, records: new Map(), results, tallied: new Set() };
+  const { anchorId, documents, tasks, moment, renewals } = input;
+  const changed = new Map<string, AnyRecord>();
+  const results = tasks.map((task): Result<K> => run(task, documents, changed, moment));
+  for (const id of renewals) touch(changed, id, documents);
+  if (changed.size === 0 && !input.mustWrite) {
+    const writes = Array.from(documents, ([id, { confirmed }]) => ({ id, expected: confirmed.version }));
+    return { changes: false, writes, records: NO_RECORDS, results, tallied: [] };
   }
 
-  const seq = input.nextSeq();
-  const changed = new Set([anchorId, ...touched]);
-  const written = new Map<string, AnyRecord>();
-  const tallied = new Set<string>();
+  touch(changed, anchorId, documents);
+  const stamped = { ...moment, seq: input.nextSeq() };
+  const records = new Map<string, AnyRecord>();
+  const tallied: string[] = [];
+  const writes: Write[] = [];
   const closings: Write[] = [];
-  const writes = anchorFirst(anchorId, documents).map(([id, { version, record: before }]): Write => {
-    const record = records.get(id);
-    if (!changed.has(id) || record === undefined) return { id, expected: version };
-    let after = record;
+  for (const [id, { confirmed, closed }] of documents) {
+    const { version, record: before } = confirmed;
+    let after = changed.get(id);
+    if (after === undefined) {
+      writes.push({ id, expected: version });
+      continue;
+    }
     if (isKey(after)) {
-      const tally = tallies.get(id);
+      const tally = input.tallies.get(id);
       if (tally !== undefined) {
-        after = {
-          ...after,
-          tally: mergeDays(after.tally ?? { day: dayOf(after, moment.now), models: {} }, tally),
-        };
-        tallied.add(id);
+        const today = after.tally ?? { day: dayOf(after, moment.now), models: {} };
+        after = { ...after, tally: mergeDays(today, tally) };
+        tallied.push(id);
       }
-      const closed = swept.closed.get(id);
-      if (closed !== undefined) closings.push(closing(id, after, closed, documents));
+      if (closed !== undefined) closings.push(closing(id, after, closed, input.days));
     }
     if (isLedger(after)) {
-      const stamped = stamp(renewed(after, formerNodes, moment), { ...moment, seq }, id === anchorId);
-      const claimed =
-        before === undefined ? stamped : claimAlerts(before as KeyRecord, stamped as KeyRecord, thresholds);
-      after = fitted(claimed);
+      const proof = stamp(renewed(after, input.formerNodes, moment), stamped, id === anchorId);
+      after = fitted(
+        before === undefined ? proof : claimAlerts(before as KeyRecord, proof as KeyRecord, input.thresholds),
+      );
     }
-    written.set(id, after);
-    return recordWrite(id, version, after as { readonly owner?: string });
-  });
-  return { changes, writes: [...writes, ...closings], records: written, results, tallied };
+    records.set(id, after);
+    writes.push(recordWrite(id, version, after as { readonly owner?: string }));
+  }
+  return { changes: true, writes: [...writes, ...closings], records, results, tallied };
 }
 
-/** The ids of a subject's documents, the anchor first. */
-export function idsOf({ keyId, accountId, entryId }: Subject): readonly string[] {
-  return [
-    ...(accountId === undefined ? [] : [accountDocumentId(accountId)]),
-    ...(keyId === undefined ? [] : [keyDocumentId(keyId)]),
-    ...(accountId === undefined || entryId === undefined ? [] : [entryDocumentId(accountId, entryId)]),
-  ];
+const NO_RECORDS: ReadonlyMap<string, AnyRecord> = new Map();
+
+/** The ids of a subject's documents. */
+export function idsOf(subject: Subject): SubjectIds {
+  let ids = named.get(subject);
+  if (ids === undefined) {
+    const { keyId, accountId, entryId } = subject;
+    const account = accountId === undefined ? undefined : accountDocumentId(accountId);
+    const key = keyId === undefined ? undefined : keyDocumentId(keyId);
+    const entry =
+      accountId === undefined || entryId === undefined ? undefined : entryDocumentId(accountId, entryId);
+    ids = { account, key, entry, all: [account, key, entry].filter((id) => id !== undefined) };
+    named.set(subject, ids);
+  }
+  return ids;
 }
+
+/** A key has one subject for all of its requests: their ids are made once. */
+const named = new WeakMap<Subject, SubjectIds>();
 
 /** The records of a subject. */
-export function recordsOf(subject: Subject, get: (id: string) => AnyRecord | undefined): Records {
-  const { keyId, accountId, entryId } = subject;
+export function recordsOf(
+  { account, key, entry }: SubjectIds,
+  get: (id: string) => AnyRecord | undefined,
+): Records {
   return {
-    ...(keyId !== undefined && { key: get(keyDocumentId(keyId)) as KeyRecord }),
-    ...(accountId !== undefined && { account: get(accountDocumentId(accountId)) as AccountRecord }),
-    ...(accountId !== undefined &&
-      entryId !== undefined && {
-        entry: get(entryDocumentId(accountId, entryId)) as EntryRecord | undefined,
-      }),
+    key: key === undefined ? undefined : (get(key) as KeyRecord),
+    account: account === undefined ? undefined : (get(account) as AccountRecord),
+    entry: entry === undefined ? undefined : (get(entry) as EntryRecord | undefined),
   };
 }
 
@@ -174,60 +199,57 @@ export function isKey(record: AnyRecord | undefined): record is KeyRecord {
 
 function run<K>(
   task: Composition<K>["tasks"][number],
-  records: Map<string, AnyRecord>,
+  documents: Composition<K>["documents"],
+  changed: Map<string, AnyRecord>,
   moment: Moment,
 ): Result<K> {
+  function note(id: string | undefined, before: AnyRecord | undefined, after: AnyRecord | undefined): void {
+    if (id !== undefined && after !== undefined && after !== before) changed.set(id, after);
+  }
   try {
-    const { subject, step } = task;
-    const result = step(
-      recordsOf(subject, (id) => records.get(id)),
-      moment,
-    );
-    const [accountId, keyId, entryId] = partIds(subject);
-    if (accountId !== undefined && result.records.account) records.set(accountId, result.records.account);
-    if (keyId !== undefined && result.records.key) records.set(keyId, result.records.key);
-    if (entryId !== undefined && result.records.entry) records.set(entryId, result.records.entry);
-    return { task, threw: false, outcome: result.outcome };
+    const { ids, step } = task;
+    const before = recordsOf(ids, (id) => changed.get(id) ?? documents.get(id)?.record);
+    const { records: after, outcome } = step(before, moment);
+    note(ids.account, before.account, after.account);
+    note(ids.key, before.key, after.key);
+    note(ids.entry, before.entry, after.entry);
+    return { task, threw: false, outcome };
   } catch (error) {
     return { task, threw: true, error };
   }
 }
 
-function partIds({ keyId, accountId, entryId }: Subject): readonly (string | undefined)[] {
-  return [
-    accountId && accountDocumentId(accountId),
-    keyId && keyDocumentId(keyId),
-    accountId && entryId && entryDocumentId(accountId, entryId),
-  ];
+/** Has a document written even if no step has changed it. */
+function touch(changed: Map<string, AnyRecord>, id: string, documents: ReadonlyMap<string, Swept>): void {
+  const record = documents.get(id)?.record;
+  if (record !== undefined && !changed.has(id)) changed.set(id, record);
 }
 
-/** Records as they are by now, and the days of keys that are over. */
-export interface Swept {
-  readonly records: ReadonlyMap<string, AnyRecord>;
-  readonly closed: ReadonlyMap<string, DayTally>;
+/**
+ * Brings documents up to `now`: first the anchor, because the limits of an account's keys depend on its plan. Of what is
+ * not known there is nothing.
+ */
+export function sweepAll(
+  ids: readonly string[],
+  confirmedOf: (id: string) => Confirmed | undefined,
+  now: number,
+): ReadonlyMap<string, Swept> {
+  const swept = new Map<string, Swept>();
+  for (const id of ids) {
+    const confirmed = confirmedOf(id);
+    if (confirmed !== undefined) swept.set(id, sweepOne(confirmed, swept, now));
+  }
+  return swept;
 }
 
-/** Brings all documents up to `now`. */
-export function sweepAll(documents: ReadonlyMap<string, Confirmed>, now: number): Swept {
-  const records = new Map<string, AnyRecord>();
-  const closed = new Map<string, DayTally>();
-  for (const [id, { record }] of documents) {
-    if (record !== undefined && isLedger(record) && !isKey(record))
-      records.set(id, sweepAccount(record, now));
-  }
-  for (const [id, { record }] of documents) {
-    if (record === undefined || records.has(id)) continue;
-    if (!isKey(record)) {
-      records.set(id, record);
-      continue;
-    }
-    const turned = turnDay(record, now);
-    const account =
-      record.account && (records.get(accountDocumentId(record.account.id)) as AccountRecord | undefined);
-    records.set(id, sweepKey(turned.key, now, ratePercentOf(record, account)));
-    if (turned.closed !== undefined) closed.set(id, turned.closed);
-  }
-  return { records, closed };
+function sweepOne(confirmed: Confirmed, swept: ReadonlyMap<string, Swept>, now: number): Swept {
+  const { record } = confirmed;
+  if (!isLedger(record)) return { confirmed, record, closed: undefined };
+  if (!isKey(record)) return { confirmed, record: sweepAccount(record, now), closed: undefined };
+  const { key, closed } = turnDay(record, now);
+  const account = record.account && swept.get(accountDocumentId(record.account.id))?.record;
+  const percent = ratePercentOf(record, account as AccountRecord | undefined);
+  return { confirmed, record: sweepKey(key, now, percent), closed };
 }
 
 /** Marks a record with the attempt that writes it. Only the anchor has to prove it; the others just renew their holds. */
@@ -236,19 +258,22 @@ function stamp<L extends Ledger>(
   { node, seq, now, holdUntilMs }: Moment & { readonly seq: number },
   isAnchor: boolean,
 ): L {
-  const dated = { ...ledger, latestMs: Math.max(ledger.latestMs, now) };
+  const latestMs = Math.max(ledger.latestMs, now);
   const entry = ledger.nodes[node] ?? (isAnchor ? newEntry(ledger) : undefined);
-  if (entry === undefined) return dated;
-  return withNode(dated, node, { ...entry, seq, renewByMs: Math.max(entry.renewByMs, holdUntilMs) });
+  if (entry === undefined) return { ...ledger, latestMs };
+  const renewByMs = Math.max(entry.renewByMs, holdUntilMs);
+  return { ...ledger, latestMs, nodes: { ...ledger.nodes, [node]: { ...entry, seq, renewByMs } } };
 }
 
 /** What a process holds under names that it no longer gives lives on while its requests do. */
 function renewed<L extends Ledger>(ledger: L, names: ReadonlySet<string>, { holdUntilMs }: Moment): L {
-  return [...names].reduce((sum, name) => {
+  let sum = ledger;
+  for (const name of names) {
     const entry = sum.nodes[name];
-    if (entry === undefined || entry.open === 0) return sum;
-    return withNode(sum, name, { ...entry, renewByMs: Math.max(entry.renewByMs, holdUntilMs) });
-  }, ledger);
+    if (entry === undefined || entry.open === 0) continue;
+    sum = withNode(sum, name, { ...entry, renewByMs: Math.max(entry.renewByMs, holdUntilMs) });
+  }
+  return sum;
 }
 
 /** Moves a day that is over out of its key. It cannot be there yet; if it is, after all, they are one. */
@@ -256,11 +281,11 @@ function closing(
   id: string,
   { owner, account }: KeyRecord,
   day: DayTally,
-  documents: Composition<unknown>["documents"],
+  days: Composition<unknown>["days"],
 ): Write {
   const keyId = id.slice(id.indexOf(":") + 1);
   const usageId = usageDocumentId(keyId, day.day);
-  const there = documents.get(usageId);
+  const there = days.get(usageId);
   const merged = there?.record === undefined ? day : mergeDays(there.record as UsageRecord, day);
   const record: UsageRecord & { readonly owner?: string } = {
     format: FORMAT,
@@ -271,13 +296,4 @@ function closing(
     models: merged.models,
   };
   return recordWrite(usageId, there?.version ?? 0, record);
-}
-
-function anchorFirst(
-  anchorId: string,
-  documents: Composition<unknown>["documents"],
-): readonly (readonly [string, Confirmed])[] {
-  // Days that are over are written by what closes them.
-  const all = [...documents].filter(([id]) => !id.startsWith("usage:"));
-  return all.toSorted(([a], [b]) => Number(b === anchorId) - Number(a === anchorId));
 }

@@ -63,9 +63,20 @@ export interface GroupCommitOptions extends Omit<Surroundings, "nextSeq" | "iden
   readonly cacheSize: number;
 }
 
+/** What one write at a time is made of. */
 interface Lane {
-  readonly ready: Set<LiveGroup>;
+  readonly ready: Set<Member>;
   running: boolean;
+}
+
+/** A group in its lane: it never changes, so that a document belongs to one lane of a process. */
+interface Member {
+  readonly group: LiveGroup;
+  readonly lane: Lane;
+  /** `in flight`: the lane decides, writes or confirms it. */
+  phase: "at rest" | "ready" | "in flight";
+  /** Whether a timer will look after it. */
+  isResuming: boolean;
 }
 
 const LANES = 4;
@@ -78,13 +89,11 @@ const EVICTION_TRIES = 16;
 
 export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOptions): GroupCommit {
   const { session, runtime } = options;
-  const groups = new Map<string, LiveGroup>();
+  const members = new Map<string, Member>();
   /** The group of every document that may be cached, the least recently used one first. */
-  const recent = new Map<string, LiveGroup>();
+  const recent = new Map<string, Member>();
   const lanes = Array.from({ length: LANES }, (): Lane => ({ ready: new Set(), running: false }));
-  const unfinished = new Set<LiveGroup>();
-  const inFlight = new Set<LiveGroup>();
-  const resuming = new Set<LiveGroup>();
+  const unfinished = new Set<Member>();
   let onQuiet: (() => void)[] = [];
   let lastSeq = 0;
   let generation = 0;
@@ -99,40 +108,41 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
   };
 
   function enqueue<T>(subject: Subject, step: Step<T>, stepOptions: StepOptions<T>): Promise<T | undefined> {
-    const group = use(subject);
-    const outcome = group.add(subject, step, stepOptions);
-    schedule(group);
+    const member = use(subject);
+    const outcome = member.group.add(subject, step, stepOptions);
+    schedule(member);
     return outcome;
   }
 
   // ── lanes ───────────────────────────────────────────────────────────────────────────────────────────────
 
-  function schedule(group: LiveGroup): void {
-    unfinished.add(group);
-    if (inFlight.has(group)) return;
-    const pauseMs = group.pauseMs();
+  function schedule(member: Member): void {
+    unfinished.add(member);
+    if (member.phase !== "at rest") return;
+    const pauseMs = member.group.pauseMs();
     if (pauseMs > 0) {
-      resumeAfter(group, pauseMs);
+      resumeAfter(member, pauseMs);
       return;
     }
-    const lane = lanes[laneOf(group.anchorId)] as Lane;
-    lane.ready.add(group);
+    const { lane } = member;
+    member.phase = "ready";
+    lane.ready.add(member);
     if (lane.running) return;
     lane.running = true;
     queueMicrotask(() => void run(lane));
   }
 
-  function resumeAfter(group: LiveGroup, pauseMs: number): void {
-    if (resuming.has(group)) return;
-    resuming.add(group);
+  function resumeAfter(member: Member, pauseMs: number): void {
+    if (member.isResuming) return;
+    member.isResuming = true;
     runtime.setTimer(
       () => {
-        resuming.delete(group);
-        if (unfinished.has(group)) schedule(group);
+        member.isResuming = false;
+        if (unfinished.has(member)) schedule(member);
       },
       pauseMs,
       // Who waits for something must not see the process end.
-      group.waiting() === 0,
+      member.group.waiting() === 0,
     );
   }
 
@@ -140,10 +150,10 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
     while (lane.ready.size > 0) {
       const batch = takeBatch(lane);
       await commit(batch);
-      for (const group of batch.keys()) {
-        inFlight.delete(group);
-        if (group.isUnfinished()) schedule(group);
-        else unfinished.delete(group);
+      for (const member of batch.keys()) {
+        member.phase = "at rest";
+        if (member.group.isUnfinished()) schedule(member);
+        else unfinished.delete(member);
       }
       if (unfinished.size === 0) for (const quiet of onQuiet.splice(0)) quiet();
     }
@@ -151,31 +161,35 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
   }
 
   /** As many groups as fit into one statement, with the documents that each of them chose. */
-  function takeBatch(lane: Lane): ReadonlyMap<LiveGroup, readonly string[]> {
-    const batch = new Map<LiveGroup, readonly string[]>();
+  function takeBatch(lane: Lane): ReadonlyMap<Member, readonly string[]> {
+    const timeMs = runtime.monotonicMs();
+    const batch = new Map<Member, readonly string[]>();
     let size = 0;
-    for (const group of lane.ready) {
+    for (const member of lane.ready) {
       if (size >= BATCH) break;
-      const ids = group.choose();
+      const ids = member.group.choose(timeMs);
       size += ids.length;
-      batch.set(group, ids);
-      lane.ready.delete(group);
-      inFlight.add(group);
+      batch.set(member, ids);
+      lane.ready.delete(member);
+      member.phase = "in flight";
     }
     return batch;
   }
 
   /** One write for the whole batch. A group that is lost or unreadable holds up no other. */
-  async function commit(batch: ReadonlyMap<LiveGroup, readonly string[]>): Promise<void> {
+  async function commit(batch: ReadonlyMap<Member, readonly string[]>): Promise<void> {
     const isStale = session.isStale();
-    const toRead = new Map(
-      [...batch].map(([group, ids]) => [group, isStale ? ids : group.unknown()] as const),
-    );
-    const unreadable = await refresh(new Map([...toRead].filter(([, ids]) => ids.length > 0)));
-    const prepared = [...batch.keys()]
-      .filter((group) => !unreadable.has(group))
-      .map((group) => ({ group, attempt: prepare(group) }))
-      .filter((pair): pair is { group: LiveGroup; attempt: Attempt } => pair.attempt !== undefined);
+    const toRead = new Map<LiveGroup, readonly string[]>();
+    for (const [{ group }, chosen] of batch) {
+      const ids = isStale ? chosen : group.unknown();
+      if (ids.length > 0) toRead.set(group, ids);
+    }
+    const unreadable = await refresh(toRead);
+    const prepared: { readonly group: LiveGroup; readonly attempt: Attempt }[] = [];
+    for (const { group } of batch.keys()) {
+      const attempt = unreadable.has(group) ? undefined : prepare(group);
+      if (attempt !== undefined) prepared.push({ group, attempt });
+    }
     if (prepared.length === 0) return;
 
     let results: readonly WriteResult[];
@@ -218,22 +232,30 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
   // ── the cache ───────────────────────────────────────────────────────────────────────────────────────────
 
   /** The group of a subject, whose documents are now the most recently used ones. */
-  function use(subject: Subject): LiveGroup {
-    const ids = idsOf(subject);
-    const anchorId = ids[0] as string;
-    const lasting = ids.filter((id) => !id.startsWith("entry:"));
-    const fresh = lasting.filter((id) => !recent.has(id));
+  function use(subject: Subject): Member {
+    const { account, key, all } = idsOf(subject);
+    const anchorId = all[0] as string;
+    // An entry is only ever made once.
+    const lasting = [account, key].filter((id) => id !== undefined);
+    let fresh = 0;
+    for (const id of lasting) if (!recent.has(id)) fresh += 1;
     // Room is made before new ones come in: nothing depends on them yet, and a second group of the same anchor would
     // be another process in one.
-    if (fresh.length > 0 && recent.size + fresh.length > cacheSize)
-      evict(recent.size + fresh.length - cacheSize);
-    const group = groups.get(anchorId) ?? liveGroup(anchorId, surroundings);
-    groups.set(anchorId, group);
+    if (fresh > 0 && recent.size + fresh > cacheSize) evict(recent.size + fresh - cacheSize);
+    const member = members.get(anchorId) ?? join(anchorId);
     for (const id of lasting) {
       recent.delete(id);
-      recent.set(id, group);
+      recent.set(id, member);
     }
-    return group;
+    return member;
+  }
+
+  function join(anchorId: string): Member {
+    const group = liveGroup(anchorId, surroundings);
+    const lane = lanes[laneOf(anchorId)] as Lane;
+    const member: Member = { group, lane, phase: "at rest", isResuming: false };
+    members.set(anchorId, member);
+    return member;
   }
 
   /** Drops the least recently used documents on which nothing depends. */
@@ -243,36 +265,39 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
     for (let tries = 0; tries < EVICTION_TRIES && left > 0; tries += 1) {
       const next = oldest.next();
       if (next.done) return;
-      const [id, group] = next.value;
+      const [id, member] = next.value;
+      const { group } = member;
       recent.delete(id);
-      if (!unfinished.has(group) && !inFlight.has(group) && group.forget(id)) {
+      if (!unfinished.has(member) && member.phase === "at rest" && group.forget(id)) {
         left -= 1;
         // By then there may be another one of the same anchor.
-        if (group.isEmpty() && groups.get(group.anchorId) === group) groups.delete(group.anchorId);
+        if (group.isEmpty() && members.get(group.anchorId) === member) members.delete(group.anchorId);
       } else {
-        recent.set(id, group);
+        recent.set(id, member);
       }
     }
   }
 
   function cached(subject: Subject): Records | undefined {
     const ids = idsOf(subject);
-    const group = groups.get(ids[0] as string);
-    if (group === undefined || ids.some((id) => group.confirmed(id)?.record === undefined)) return undefined;
-    return recordsOf(subject, (id) => group.confirmed(id)?.record);
+    const group = members.get(ids.all[0] as string)?.group;
+    if (group === undefined || ids.all.some((id) => group.confirmed(id)?.record === undefined))
+      return undefined;
+    return recordsOf(ids, (id) => group.confirmed(id)?.record);
   }
 
   async function readRecords(subject: Subject): Promise<Records> {
-    const group = use(subject);
+    const member = use(subject);
+    const { group } = member;
     const ids = idsOf(subject);
-    const versions = versionsOf(group, ids);
-    const documents = await Promise.all(ids.map((id) => session.fetch(id)));
+    const versions = versionsOf(group, ids.all);
+    const documents = await Promise.all(ids.all.map((id) => session.fetch(id)));
     const found = new Map(
       documents.flatMap((document) => (document ? [[document.id, document] as const] : [])),
     );
     // With a write under way the lane owns the group; what was read is right all the same.
-    if (!inFlight.has(group)) group.adopt(ids, found, versions);
-    return recordsOf(subject, (id) => {
+    if (member.phase !== "in flight") group.adopt(ids.all, found, versions);
+    return recordsOf(ids, (id) => {
       const document = found.get(id);
       if (document === undefined) return undefined;
       if (document.version < (versions.get(id) ?? 0)) throw versionFault();
@@ -298,7 +323,7 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
 
     async subjectOf(keyId) {
       const id = keyDocumentId(keyId);
-      const known = recent.get(id)?.confirmed(id)?.record;
+      const known = recent.get(id)?.group.confirmed(id)?.record;
       const document = known === undefined ? await session.fetch(id) : undefined;
       const key = known ?? (document && parseKeyRecord(document));
       if (!isKey(key)) return undefined;
@@ -310,20 +335,20 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
     edit: (subject, step) => enqueue(subject, step as Step<never>, { isFact: false }),
 
     count(subject, counted) {
-      use(subject).count(keyDocumentId(subject.keyId), counted);
+      use(subject).group.count(keyDocumentId(subject.keyId), counted);
     },
 
     renew() {
-      for (const group of groups.values()) {
-        group.renewIfDue();
-        if (group.isUnfinished()) schedule(group);
+      for (const member of members.values()) {
+        member.group.renewIfDue();
+        if (member.group.isUnfinished()) schedule(member);
       }
     },
 
     async flush(timeoutMs) {
-      for (const group of groups.values()) {
-        group.writeCounts();
-        if (group.isUnfinished()) schedule(group);
+      for (const member of members.values()) {
+        member.group.writeCounts();
+        if (member.group.isUnfinished()) schedule(member);
       }
       if (unfinished.size > 0) {
         const { promise, resolve } = withResolvers<void>();
@@ -333,7 +358,7 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
         cancel();
         onQuiet = onQuiet.filter((quiet) => quiet !== resolve);
       }
-      return [...unfinished].reduce((sum, group) => sum + group.unsettled(), 0);
+      return [...unfinished].reduce((sum, { group }) => sum + group.unsettled(), 0);
     },
   };
 }

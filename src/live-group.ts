@@ -10,7 +10,7 @@ import type { Document } from "./store.js";
 import type { StoreSession } from "./store-session.js";
 import type { Count } from "./tally.js";
 import { overloaded, type StepOptions, type Task, taskLine } from "./task-line.js";
-import { type Attempt, unansweredAttempts } from "./unanswered.js";
+import { type Attempt, unansweredAttempts, wasDecidedByWrongTime } from "./unanswered.js";
 
 /** What the groups of one process share. */
 export interface Surroundings {
@@ -48,8 +48,8 @@ export interface LiveGroup {
   isUnfinished(): boolean;
   /** How long it is to be left alone. */
   pauseMs(): number;
-  /** The documents that the next attempt is about, at most 16. */
-  choose(): readonly string[];
+  /** The documents that the next attempt is about, the anchor first, at most 16. `timeMs`: by the process's own clock. */
+  choose(timeMs: number): readonly string[];
   /** Those of them that have to be read first. */
   unknown(): readonly string[];
   /** Runs what was chosen on the confirmed records. undefined: there is nothing to write or to confirm. */
@@ -80,9 +80,6 @@ const MAX_DOCUMENTS = 16;
 /** Attempts of unknown outcome, while reads succeed and writes do not. */
 const MAX_UNANSWERED = 64;
 
-/** What was decided by a time that far from the store's is undone and decided again. */
-const MAX_CLOCK_ERROR_MS = 1_000;
-
 export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGroup {
   const { session, runtime, holdMs, storeTimeoutMs } = surroundings;
   let node = surroundings.identity(false);
@@ -93,29 +90,27 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
   const transient = new Map<string, Confirmed>();
   const counts = pendingCounts();
   /** What a read of this turn has not found. Absence is not remembered beyond it. */
-  let absent = new Set<string>();
+  const absent = new Set<string>();
   const line = taskLine(runtime, storeTimeoutMs);
   let chosen: readonly string[] = [];
-  let chosenTasks: ReadonlySet<Task> = new Set();
+  let chosenTasks: readonly Task[] = [];
   const unanswered = unansweredAttempts(anchorId);
   const renewals = new Set<string>();
   const pace = pacing(runtime, session, storeTimeoutMs);
 
   // ── an attempt ──────────────────────────────────────────────────────────────────────────────────────────
 
-  function choose(): readonly string[] {
-    line.giveUpLate();
-    absent = new Set();
-    const ids = new Set([anchorId]);
+  function choose(timeMs: number): readonly string[] {
+    line.giveUpLate(timeMs);
+    absent.clear();
+    const ids = [anchorId];
+    const due = [...renewals];
     // Holds that are due come first, but leave half of the room to whoever waits.
-    const due = [...renewals].map((id) => [id]);
-    const [first, rest] = [due.slice(0, MAX_DOCUMENTS / 2), due.slice(MAX_DOCUMENTS / 2)];
-    for (const wanted of [...first, ...line.due().map((task) => task.ids), ...rest]) {
-      const fresh = wanted.filter((id) => !ids.has(id));
-      if (ids.size + fresh.length <= MAX_DOCUMENTS) for (const id of fresh) ids.add(id);
-    }
-    chosen = [...ids];
-    chosenTasks = new Set(line.waiting());
+    for (const id of due.slice(0, MAX_DOCUMENTS / 2)) want(ids, [id]);
+    for (const task of line.due(timeMs)) want(ids, task.ids.all);
+    for (const id of due.slice(MAX_DOCUMENTS / 2)) want(ids, [id]);
+    chosen = ids;
+    chosenTasks = [...line.waiting()];
     return chosen;
   }
 
@@ -128,21 +123,21 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
     if (!documents.has(anchorId) || !isUnfinished()) return undefined;
 
     const now = session.now();
-    const before = new Map([...transient].filter(([id]) => id.startsWith("usage:")));
-    for (const id of chosen) if (known(id) !== undefined) before.set(id, known(id) as Confirmed);
-    const swept = sweepAll(before, now);
-    for (const [id, record] of swept.records) renameIfSpent(id, record);
+    const preparedAtMs = runtime.monotonicMs();
+    const swept = sweepAll(chosen, known, now);
+    for (const [id, { record }] of swept) renameIfSpent(id, record);
     const moment = { node, now, holdUntilMs: now + holdMs };
     let seq = 0;
     const composed = compose<Task>({
       anchorId,
-      documents: before,
-      swept,
-      tasks: line.due().filter((task) => task.ids.every((id) => before.has(id))),
+      documents: swept,
+      // Of what else is made once there is only what a day that is over leaves behind.
+      days: transient,
+      tasks: line.due(preparedAtMs).filter((task) => task.ids.all.every((id) => swept.has(id))),
       moment,
       formerNodes,
       nextSeq: () => (seq = surroundings.nextSeq()),
-      renewals: new Set([...renewals].filter((id) => before.has(id))),
+      renewals,
       // An attempt of unknown outcome is settled by raising the version past the one it expects, so there is
       // something to write even with nothing to say.
       mustWrite: unanswered.count() > 0,
@@ -150,13 +145,14 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
       thresholds: surroundings.thresholds,
     });
     const tallies = counts.take(composed.tallied);
-    return { ...composed, ...moment, seq, preparedAtMs: runtime.monotonicMs(), before, tallies };
+    return { ...composed, moment, seq, preparedAtMs, documents: swept, tallies };
   }
 
   /** There is nothing to be decided on a document that is not there. Who came after the read began is not told. */
   function answerAbsent(): void {
+    if (absent.size === 0) return;
     for (const task of chosenTasks) {
-      const missing = task.ids.find((id) => absent.has(id) && !id.startsWith("entry:"));
+      const missing = task.ids.all.find((id) => absent.has(id) && !id.startsWith("entry:"));
       if (missing === undefined) continue;
       const isOrphan = task.subject.keyId !== undefined && missing.startsWith("account:");
       if (isOrphan && !task.options.isFact) line.answer(task, () => task.reject(accountMissing()));
@@ -226,7 +222,7 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
         documents.delete(id);
         transient.delete(id);
         renewals.delete(id);
-        for (const task of line.waiting()) if (task.ids.includes(id)) line.postpone(task, error);
+        for (const task of line.waiting()) if (task.ids.all.includes(id)) line.postpone(task, error);
         line.dropFinished();
       }
     }
@@ -272,7 +268,7 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
     // What it has made of the others, at a version that has passed: nothing can be decided on it, but what is held there
     // is not lost sight of.
     for (const [id, record] of proven.records) {
-      const version = proven.before.get(id)?.version;
+      const version = proven.documents.get(id)?.confirmed.version;
       if (!fresh.includes(id) && isLedger(record) && version !== undefined)
         documents.set(id, { version, record });
     }
@@ -284,7 +280,9 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
     pace.recovered();
     // A check stamps nothing, so it renews nothing.
     for (const id of attempt.records.keys()) renewals.delete(id);
-    const isUnsound = wasDecidedByWrongTime(attempt) || session.now() >= attempt.holdUntilMs;
+    const now = session.now();
+    const isLate = now >= attempt.moment.holdUntilMs;
+    const isUnsound = isLate || wasDecidedByWrongTime(attempt, now, runtime.monotonicMs());
     for (const result of attempt.results) {
       const { task } = result;
       if (task.state === "answered") continue;
@@ -301,16 +299,9 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
     line.dropFinished();
     transient.clear();
     for (const [id, after] of attempt.records) {
-      const before = attempt.before.get(id)?.record;
+      const before = attempt.documents.get(id)?.confirmed.record;
       if (before !== undefined) surroundings.onWritten(id, before, after);
     }
-  }
-
-  /** Store time is known to within the time a call takes: once when the attempt was prepared, and once now. */
-  function wasDecidedByWrongTime({ now, preparedAtMs }: Attempt): boolean {
-    const elapsedMs = runtime.monotonicMs() - preparedAtMs;
-    const passedMs = session.now() - now;
-    return passedMs < elapsedMs - MAX_CLOCK_ERROR_MS || passedMs > 2 * elapsedMs + MAX_CLOCK_ERROR_MS;
   }
 
   function postUndo(subject: Subject, step: Step<void> | undefined): void {
@@ -391,6 +382,12 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
     },
     isEmpty: () => documents.size === 0,
   };
+}
+
+/** Adds documents to those of an attempt: all of them, or none if there is no room for all. */
+function want(ids: string[], wanted: readonly string[]): void {
+  const fresh = wanted.filter((id) => !ids.includes(id));
+  if (ids.length + fresh.length <= MAX_DOCUMENTS) ids.push(...fresh);
 }
 
 function holdsUnder(name: string, record: AnyRecord | undefined): boolean {

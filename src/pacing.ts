@@ -26,11 +26,11 @@ const MAX_GAP_MS = 50;
 export function pacing(runtime: Runtime, session: StoreSession, storeTimeoutMs: number): Pacing {
   let lostRaces = 0;
   let failures = 0;
+  /** 0: at any time. */
   let resumeAtMs = 0;
   let restedAtMs = runtime.monotonicMs();
 
-  function gapMs(isResting: boolean): number {
-    const time = runtime.monotonicMs();
+  function gapMs(isResting: boolean, time: number): number {
     if (!isResting && time - restedAtMs < MAX_RUN_MS) return 0;
     restedAtMs = time;
     return isResting ? 0 : Math.min(MAX_GAP_MS, GAP_ROUND_TRIPS * session.roundTripMs());
@@ -39,10 +39,13 @@ export function pacing(runtime: Runtime, session: StoreSession, storeTimeoutMs: 
   return {
     won(isResting) {
       // The winner of a contended group lets others pass; losers retry at once. Without this, one starves.
+      const time = runtime.monotonicMs();
       const pauseMs =
-        lostRaces > 0 ? runtime.random() * MAX_PAUSE_ROUND_TRIPS * session.roundTripMs() : gapMs(isResting);
+        lostRaces > 0
+          ? runtime.random() * MAX_PAUSE_ROUND_TRIPS * session.roundTripMs()
+          : gapMs(isResting, time);
       // Bounded, because the last round trip may have been that of a process that stood still.
-      resumeAtMs = runtime.monotonicMs() + Math.min(pauseMs, storeTimeoutMs / 10);
+      resumeAtMs = pauseMs === 0 ? 0 : time + Math.min(pauseMs, storeTimeoutMs / 10);
       lostRaces = 0;
     },
     lost() {
@@ -56,6 +59,7 @@ export function pacing(runtime: Runtime, session: StoreSession, storeTimeoutMs: 
       failures = 0;
     },
     hasFailed: () => failures > 0,
-    waitMs: () => resumeAtMs - runtime.monotonicMs(),
+    // The clock is asked only where there is something to wait for.
+    waitMs: () => (resumeAtMs === 0 ? 0 : resumeAtMs - runtime.monotonicMs()),
   };
 }

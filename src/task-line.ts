@@ -1,4 +1,4 @@
-import { idsOf, type Step, type Subject } from "./attempt.js";
+import { idsOf, type Step, type Subject, type SubjectIds } from "./attempt.js";
 import { KeystileError } from "./errors.js";
 import type { Runtime } from "./runtime.js";
 import { withResolvers } from "./store-session.js";
@@ -14,7 +14,7 @@ export interface StepOptions<T> {
 export interface Task {
   readonly subject: Subject;
   /** The documents it needs. */
-  readonly ids: readonly string[];
+  readonly ids: SubjectIds;
   readonly step: Step<unknown>;
   readonly options: StepOptions<never>;
   readonly deadlineMs: number;
@@ -30,8 +30,8 @@ export interface Task {
 export interface TaskLine {
   add<T>(subject: Subject, step: Step<T>, options: StepOptions<T>): Promise<T | undefined>;
   waiting(): readonly Task[];
-  /** Those that need not wait any longer. */
-  due(): readonly Task[];
+  /** Those that need not wait any longer at a time of the process's own clock. */
+  due(timeMs: number): readonly Task[];
   /** How long until one is due. */
   dueInMs(): number;
   /** Tells whoever still waits, once. */
@@ -39,7 +39,7 @@ export interface TaskLine {
   /** Whoever waits learns that it is not known. It may still turn out to have been written. */
   giveUp(task: Task, error: unknown): void;
   /** Gives up what has waited too long. */
-  giveUpLate(): void;
+  giveUpLate(timeMs: number): void;
   /** After a fault, requests get an answer, and facts are tried again later. */
   postpone(task: Task, error: unknown): void;
   dropFinished(): void;
@@ -53,6 +53,8 @@ const MAX_BACKOFF_MS = 5_000;
 
 export function taskLine(runtime: Runtime, storeTimeoutMs: number): TaskLine {
   let waiting: Task[] = [];
+  /** How many of them nobody waits for any longer. */
+  let finished = 0;
 
   function add<T>(subject: Subject, step: Step<T>, options: StepOptions<T>): Promise<T | undefined> {
     if (!options.isFact && waiting.length >= MAX_WAITING) return Promise.reject(overloaded());
@@ -73,30 +75,41 @@ export function taskLine(runtime: Runtime, storeTimeoutMs: number): TaskLine {
   }
 
   function answer(task: Task, reply: () => void): void {
-    if (task.state === "waiting") reply();
+    if (task.state === "waiting") {
+      reply();
+      finished += 1;
+    }
     task.state = "answered";
   }
 
   function giveUp(task: Task, error: unknown): void {
     if (task.state !== "waiting") return;
     task.state = "given up";
+    finished += 1;
     task.reject(error);
   }
 
   function dropFinished(): void {
+    if (finished === 0) return;
+    finished = 0;
     waiting = waiting.filter(({ state }) => state === "waiting");
   }
 
   return {
     add,
     waiting: () => waiting,
-    due: () => waiting.filter(({ resumeAtMs }) => resumeAtMs <= runtime.monotonicMs()),
-    dueInMs: () => Math.min(...waiting.map(({ resumeAtMs }) => resumeAtMs)) - runtime.monotonicMs(),
+    due: (timeMs) => waiting.filter(({ resumeAtMs }) => resumeAtMs <= timeMs),
+    dueInMs() {
+      // What never had to be postponed is due at any time.
+      const isDue = waiting.some(({ resumeAtMs }) => resumeAtMs === 0);
+      if (isDue) return 0;
+      const first = waiting.reduce((least, { resumeAtMs }) => Math.min(least, resumeAtMs), Infinity);
+      return first - runtime.monotonicMs();
+    },
     answer,
     giveUp,
-    giveUpLate() {
-      const time = runtime.monotonicMs();
-      for (const task of waiting) if (task.deadlineMs <= time) giveUp(task, tooLate(storeTimeoutMs));
+    giveUpLate(timeMs) {
+      for (const task of waiting) if (task.deadlineMs <= timeMs) giveUp(task, tooLate(storeTimeoutMs));
       dropFinished();
     },
     postpone(task, error) {

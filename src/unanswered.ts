@@ -1,4 +1,4 @@
-import { type Composed, type Confirmed, isLedger } from "./attempt.js";
+import { type Composed, type Confirmed, isLedger, type Moment, type Swept } from "./attempt.js";
 import type { AnyRecord } from "./document-schemas.js";
 import type { DayTally, Ledger } from "./documents.js";
 import { mayBeForgotten } from "./expiry.js";
@@ -6,13 +6,12 @@ import type { Task } from "./task-line.js";
 
 /** One try to write a group, with everything needed to recognise later whether it happened. */
 export interface Attempt extends Composed<Task> {
-  readonly node: string;
+  readonly moment: Moment;
   readonly seq: number;
-  readonly now: number;
   /** By the process's own clock. */
   readonly preparedAtMs: number;
-  readonly holdUntilMs: number;
-  readonly before: ReadonlyMap<string, Confirmed>;
+  /** What it was decided on. */
+  readonly documents: ReadonlyMap<string, Swept>;
   readonly tallies: ReadonlyMap<string, DayTally>;
 }
 
@@ -39,6 +38,9 @@ interface Decided {
   readonly forgotten: readonly Attempt[];
 }
 
+/** What was decided by a time that far from the store's is undone and decided again. */
+const MAX_CLOCK_ERROR_MS = 1_000;
+
 const NOTHING: Decided = { forgotten: [] };
 
 export function unansweredAttempts(anchorId: string): Unanswered {
@@ -59,31 +61,50 @@ export function unansweredAttempts(anchorId: string): Unanswered {
     // Its absence proves that it was never written, unless it may have been forgotten since.
     mayHaveNamed: (node, id, ledger) =>
       attempts.some(
-        (attempt) =>
-          attempt.node === node &&
-          hasEntry(attempt.records.get(id), node) &&
-          mayBeForgotten(ledger, attempt.holdUntilMs),
+        ({ moment, records }) =>
+          moment.node === node &&
+          hasEntry(records.get(id), node) &&
+          mayBeForgotten(ledger, moment.holdUntilMs),
       ),
     decide(anchor) {
+      if (attempts.length === 0) return NOTHING;
       if (anchor === undefined) {
         // Gone for good: a version never repeats, so none of them can still happen.
         attempts = [];
         return NOTHING;
       }
       // Until the version has passed the one an attempt expects, its absence proves nothing: it may still arrive.
-      if (attempts.every(({ before }) => (before.get(anchorId)?.version ?? 0) >= anchor.version))
-        return NOTHING;
+      if (attempts.every(({ documents }) => versionOf(documents, anchorId) >= anchor.version)) return NOTHING;
       const decided = attempts;
       attempts = [];
       const record = anchor.record as Ledger;
-      const proven = decided.find(({ node, seq }) => proofIn(record, node) === seq);
+      const proven = decided.find(({ moment, seq }) => proofIn(record, moment.node) === seq);
       if (proven !== undefined) return { proven, forgotten: [] };
       const forgotten = decided.filter(
-        ({ node, holdUntilMs }) => proofIn(record, node) === undefined && mayBeForgotten(record, holdUntilMs),
+        ({ moment: { node, holdUntilMs } }) =>
+          proofIn(record, node) === undefined && mayBeForgotten(record, holdUntilMs),
       );
       return { forgotten };
     },
   };
+}
+
+/**
+ * Whether an attempt took another time for the store's. That is known to within the time a call takes: once when the
+ * attempt was prepared, and once now. `timeMs`: by the process's own clock.
+ */
+export function wasDecidedByWrongTime(
+  { moment, preparedAtMs }: Attempt,
+  now: number,
+  timeMs: number,
+): boolean {
+  const elapsedMs = timeMs - preparedAtMs;
+  const passedMs = now - moment.now;
+  return passedMs < elapsedMs - MAX_CLOCK_ERROR_MS || passedMs > 2 * elapsedMs + MAX_CLOCK_ERROR_MS;
+}
+
+function versionOf(documents: Attempt["documents"], id: string): number {
+  return documents.get(id)?.confirmed.version ?? 0;
 }
 
 function hasEntry(record: AnyRecord | undefined, node: string): boolean {

@@ -35,9 +35,7 @@ export const MUTANTS: readonly Mutant<Profile>[] = [
   {
     name: "an unanswered attempt counts as lost before the version has passed",
     file: "unanswered.ts",
-    find:
-      "if (attempts.every(({ before }) => (before.get(anchorId)?.version ?? 0) >= anchor.version))\n" +
-      "        return NOTHING;",
+    find: "if (attempts.every(({ documents }) => versionOf(documents, anchorId) >= anchor.version)) return NOTHING;",
     replace: "",
     profiles: ["lossy", "outages"],
     caughtBy: [...BOOKS, "allowances-are-held", "documents-are-sound", "edits-are-stored"],
@@ -198,7 +196,7 @@ export const MUTANTS: readonly Mutant<Profile>[] = [
   {
     name: "what was decided by a wrong clock is kept",
     file: "live-group.ts",
-    find: "const isUnsound = wasDecidedByWrongTime(attempt) || session.now() >= attempt.holdUntilMs;",
+    find: "const isUnsound = isLate || wasDecidedByWrongTime(attempt, now, runtime.monotonicMs());",
     replace: "const isUnsound = false;",
     profiles: ["clocks"],
     caughtBy: ["never-too-fast", "refusal-is-right", "allowance-is-right", "allowances-are-held"],
@@ -214,9 +212,9 @@ export const MUTANTS: readonly Mutant<Profile>[] = [
   {
     name: "the cache drops the document it hands out",
     file: "group-commit.ts",
-    find: "      recent.set(id, group);\n    }\n    return group;",
+    find: "      recent.set(id, member);\n    }\n    return member;",
     replace:
-      "      recent.set(id, group);\n    }\n    if (recent.size > cacheSize) evict(recent.size - cacheSize);\n    return group;",
+      "      recent.set(id, member);\n    }\n    if (recent.size > cacheSize) evict(recent.size - cacheSize);\n    return member;",
     profiles: ["pauses", "hours", "lossy"],
     caughtBy: [...BOOKS, "store-contract", "documents-are-sound"],
   },

@@ -89,7 +89,7 @@ export const MONEY_MUTANTS: readonly MoneyMutant[] = [
   {
     name: "a credit leaves no entry",
     file: "attempt.ts",
-    find: "if (entryId !== undefined && result.records.entry) records.set(entryId, result.records.entry);",
+    find: "note(ids.entry, before.entry, after.entry);",
     replace: "",
     profiles: ["calm"],
     caughtBy: ["entries-apply-once"],
@@ -97,10 +97,10 @@ export const MONEY_MUTANTS: readonly MoneyMutant[] = [
   {
     name: "an alert is told without being noted",
     file: "attempt.ts",
-    find: "return recordWrite(id, version, after as { readonly owner?: string });",
+    find: "writes.push(recordWrite(id, version, after as { readonly owner?: string }));",
     replace:
       "const { alerts: _, ...unnoted } = after as { readonly alerts?: unknown; readonly owner?: string };\n" +
-      "    return recordWrite(id, version, unnoted);",
+      "    writes.push(recordWrite(id, version, unnoted));",
     profiles: ["calm", "lossy"],
     caughtBy: ["alerts-are-told-once", "alerts-are-noted", "alerts-are-kept"],
   },
@@ -123,8 +123,8 @@ export const MONEY_MUTANTS: readonly MoneyMutant[] = [
   {
     name: "the account is checked and not marked by what changes a key alone",
     file: "attempt.ts",
-    find: "const changed = new Set([anchorId, ...touched]);",
-    replace: "const changed = new Set(touched);",
+    find: "touch(changed, anchorId, documents);",
+    replace: "",
     profiles: ["lossy", "crashes"],
     caughtBy: ["no-stuck-hold", "alerts-are-told-once", "settle-is-stored", "edits-are-stored"],
   },
