@@ -2,6 +2,7 @@ import { z } from "zod";
 import { isTimeZone } from "./cycle.js";
 import {
   type AccountRecord,
+  accountDocumentId,
   type EntryRecord,
   FORMAT,
   type KeyRecord,
@@ -189,10 +190,21 @@ const PARSERS: Readonly<Record<string, (document: Document) => AnyRecord>> = {
   usage: parseUsageRecord,
 };
 
-/** As `parseKeyRecord`, of any kind. */
-export function parseRecord(document: Document): AnyRecord {
+/** As `parseKeyRecord`, of any kind, and of the documents that are decided together with an account, or a key alone. */
+export function parseMember(document: Document, anchorId: string): AnyRecord {
   const parseKind = PARSERS[kindOf(document.id)] ?? parseKeyRecord;
-  return parseKind(document);
+  const record = parseKind(document);
+  if ("secrets" in record && anchorOf(document.id, record) !== anchorId) {
+    throw new KeystileError(
+      "document_invalid",
+      "A key's record names another account than what leads to it.",
+    );
+  }
+  return record;
+}
+
+function anchorOf(id: string, { account }: KeyRecord): string {
+  return account === undefined ? id : accountDocumentId(account.id);
 }
 
 function parse<T>(schema: z.ZodType<T>, { id, body }: Document): T {

@@ -1,5 +1,5 @@
 import { idsOf, isKey, type Records, recordsOf, type Step, type Subject } from "./attempt.js";
-import { parseKeyRecord, parseRecord } from "./document-schemas.js";
+import { parseKeyRecord, parseMember } from "./document-schemas.js";
 import { type Documents, keyDocumentId } from "./documents.js";
 import { accountMissing, type KeystileError, versionFault } from "./errors.js";
 import { type LiveGroup, liveGroup, type Surroundings } from "./live-group.js";
@@ -303,7 +303,7 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
       if (document.version < (versions.get(id) ?? 0)) throw versionFault();
       const confirmed = group.confirmed(id);
       if (confirmed?.version === document.version) return confirmed.record;
-      return parseRecord(document);
+      return parseMember(document, group.anchorId);
     });
   }
 

@@ -1,6 +1,6 @@
 import type { Thresholds } from "./alerts.js";
 import { type Confirmed, compose, isLedger, type Step, type Subject, sweepAll } from "./attempt.js";
-import { type AnyRecord, parseRecord } from "./document-schemas.js";
+import { type AnyRecord, parseMember } from "./document-schemas.js";
 import type { Ledger, NodeEntry } from "./documents.js";
 import { accountMissing, type KeystileError, versionFault } from "./errors.js";
 import { pacing } from "./pacing.js";
@@ -247,7 +247,7 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
     }
     if (document.version < atLeast) throw versionFault();
     if (document.version < (place.get(id)?.version ?? 0)) return;
-    const record = parseRecord(document);
+    const record = parseMember(document, anchorId);
     renameIfSpent(id, record);
     place.set(id, { version: document.version, record });
   }

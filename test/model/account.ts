@@ -42,7 +42,12 @@ export type Ending = "running" | "crashed" | "closed" | "closedUnwritten";
 /** What is known of one key. */
 export interface KeyTrack {
   readonly id: string;
-  readonly states: { readonly step: number; readonly version: number; readonly body: Body }[];
+  readonly states: {
+    readonly step: number;
+    readonly atMs: number;
+    readonly version: number;
+    readonly body: Body;
+  }[];
   readonly requests: ModelRequest[];
   /** Requests of each process that have not ended, answered or not. */
   readonly open: Map<string, Set<ModelRequest>>;
@@ -73,6 +78,8 @@ export interface OracleOptions {
   readonly step: () => number;
   /** How wrong a process may be about the store's time. */
   readonly toleranceMs: number;
+  /** For how long a process may go on by what it knew; 0 without leases. */
+  readonly leaseMs: number;
   /** A run without any fault, in which more can be demanded. */
   readonly isCalm: boolean;
   readonly statistics: Statistics;
@@ -125,9 +132,16 @@ export function latestBody({ states }: KeyTrack): Body | undefined {
 }
 
 /** The state that was in force when a step began, and all that followed. */
-export function statesSince({ states }: KeyTrack, sinceStep: number): readonly Body[] {
+/** The state at a step, or at a time before it, and all that followed. */
+export function statesSince(
+  { states }: KeyTrack,
+  sinceStep: number,
+  sinceMs = Number.POSITIVE_INFINITY,
+): readonly Body[] {
+  const isLater = (at: number): boolean =>
+    (states[at]?.step ?? 0) > sinceStep || (states[at]?.atMs ?? 0) > sinceMs;
   let from = states.length - 1;
-  while (from > 0 && (states[from]?.step ?? 0) > sinceStep) from -= 1;
+  while (from > 0 && isLater(from)) from -= 1;
   return states.slice(Math.max(0, from)).map(({ body }) => body);
 }
 

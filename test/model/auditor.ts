@@ -17,9 +17,22 @@ const MEMORY_MS = 3_600_000;
  * acknowledged and what was called for, after every single write.
  */
 export function createAuditor(account: Account) {
-  const { clock, nowMs, step, toleranceMs, isCalm, fail, count, tracks, trackOf, endings, ownerOf, editsOf } =
-    account;
-  const collectedAtStep = new Map<string, number>();
+  const {
+    clock,
+    nowMs,
+    step,
+    toleranceMs,
+    leaseMs,
+    isCalm,
+    fail,
+    count,
+    tracks,
+    trackOf,
+    endings,
+    ownerOf,
+    editsOf,
+  } = account;
+  const collectedAt = new Map<string, { readonly step: number; readonly ms: number }>();
   const secretDigests = new Set<string>();
 
   function sent(process: string, groups: readonly (readonly Write[])[]): void {
@@ -64,8 +77,9 @@ export function createAuditor(account: Account) {
       fail("documents-are-sound", body);
       return;
     }
+    if (holdsPlaces(body)) count("leased");
     const before = latestBody(track);
-    track.states.push({ step: step(), version: document.version, body });
+    track.states.push({ step: step(), atMs: nowMs(), version: document.version, body });
     track.highestQuota = Math.max(track.highestQuota, body.policy.quota ?? Number.POSITIVE_INFINITY);
     if (before === undefined) return;
 
@@ -97,7 +111,7 @@ export function createAuditor(account: Account) {
         continue;
       }
       count("collected");
-      collectedAtStep.set(`${track.id} ${identity}`, step());
+      collectedAt.set(`${track.id} ${identity}`, { step: step(), ms: nowMs() });
       if (collected.mode === "release") track.isReleased = true;
       if (isCalm) fail("renewed-in-time", `${identity} was collected though nothing was wrong`);
       if (entry.renewByMs > storeMs + toleranceMs) {
@@ -136,24 +150,27 @@ export function createAuditor(account: Account) {
   function forget(track: KeyTrack, identity: string, left: number, mode: "charge" | "release"): void {
     count("forgotten");
     if (mode === "charge") track.forgotten += left;
-    const until = collectedAtStep.get(`${track.id} ${identity}`) ?? 0;
     for (const request of track.requests) {
       if (request.process !== ownerOf.get(identity) || request.acknowledged) continue;
-      if (request.arrivedStep <= until && request.answer !== "refused") request.forgotten = true;
+      if (wasBefore(track.id, identity, request) && request.answer !== "refused") request.forgotten = true;
     }
   }
 
+  /** Whether a request may be part of what was collected. A lease lets some in that come later. */
+  function wasBefore(id: string, identity: string, { arrivedStep, arrivedMs }: ModelRequest): boolean {
+    const collected = collectedAt.get(`${id} ${identity}`);
+    if (collected === undefined) return false;
+    return arrivedStep <= collected.step || arrivedMs < collected.ms + leaseMs;
+  }
+
   /** An entry is forgotten when its hour is over, whether or not somebody has written so since. */
-  function isMemoryOver(
-    { id, states }: KeyTrack,
-    { process, arrivedStep }: ModelRequest,
-    inMs: number,
-  ): boolean {
+  function isMemoryOver({ id, states }: KeyTrack, request: ModelRequest, inMs: number): boolean {
     const storeMs = clock.at(nowMs()) + inMs;
     return Object.entries(states.at(-1)?.body.collected ?? {}).some(([identity, { collectedAtMs }]) => {
-      const isItsOwn = ownerOf.get(identity) === process;
-      const isOlder = arrivedStep <= (collectedAtStep.get(`${id} ${identity}`) ?? 0);
-      return isItsOwn && isOlder && collectedAtMs + MEMORY_MS <= storeMs + toleranceMs;
+      const isItsOwn = ownerOf.get(identity) === request.process;
+      return (
+        isItsOwn && wasBefore(id, identity, request) && collectedAtMs + MEMORY_MS <= storeMs + toleranceMs
+      );
     });
   }
 
@@ -304,4 +321,11 @@ export function createAuditor(account: Account) {
     judgeInFlight,
     hasSecret: (digest: string): boolean => secretDigests.has(digest),
   };
+}
+
+/** Only leases hold places in limits on requests. */
+function holdsPlaces({ nodes }: Body): boolean {
+  return Object.values(nodes).some(({ held }) =>
+    Object.keys(held).some((name) => name.startsWith("requests/")),
+  );
 }

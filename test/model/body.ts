@@ -40,9 +40,10 @@ const MOST_ENTRIES = 256;
 export const MOST_COLLECTED = 64;
 const MOST_BYTES = 65_536;
 
+/** Money; the other names are buckets of limits. */
 export function amount(amounts: Amounts): number {
   let sum = 0;
-  for (const purse in amounts) sum += amounts[purse] as number;
+  for (const purse in amounts) if (purse.includes("@")) sum += amounts[purse] as number;
   return sum;
 }
 
@@ -85,4 +86,10 @@ function areCounts(amounts: Amounts): boolean {
 
 function isCount(value: unknown): boolean {
   return Number.isSafeInteger(value) && (value as number) >= 0;
+}
+
+/** What was charged for processes that died, and is not corrected. */
+export function collectedIn(body: Body | undefined): number {
+  const charged = Object.values(body?.collected ?? {}).filter(({ mode }) => mode === "charge");
+  return charged.reduce((sum, { collected }) => sum + amount(collected), 0);
 }

@@ -23,6 +23,8 @@ export interface Stage<S> {
   readonly timeline: Timeline;
   readonly clock: StoreClock;
   readonly create: (options: SubjectOptions, name: string) => S;
+  /** For how long leases let requests in. Default 0: there are none. */
+  readonly leaseMs?: number;
   /** The store as a process writes to it. */
   readonly storeOf: (name: string) => TrueStore;
   readonly isOver: () => boolean;
@@ -40,7 +42,7 @@ export const SETTLED_MS = 120_000;
 
 /** Several processes, and what happens to them: they crash, stand still, lose their way to the store. */
 export function createProcesses<S>(stage: Stage<S>) {
-  const { random, scenario, timeline, clock, count, fail } = stage;
+  const { random, scenario, timeline, clock, leaseMs = 0, count, fail } = stage;
   const { nowMs, note, schedule, advance } = timeline;
   const all: Process<S>[] = [];
   let travelling = 0;
@@ -88,6 +90,7 @@ export function createProcesses<S>(stage: Stage<S>) {
       drainMs: 1_000,
       requestTimeoutMs: 86_400_000,
       cacheSize: scenario.cacheSize,
+      ...(leaseMs > 0 && { leases: { revalidateMs: leaseMs, sharePercent: 50 } }),
     };
     process.subject = stage.create(options, name);
     all.push(process);

@@ -14,6 +14,8 @@ export interface Run {
   /** After this many events nothing new begins; what was begun is brought to its end. */
   readonly steps: number;
   readonly profile?: Profile;
+  /** For how long leases let requests in; 0, the default: there are none. */
+  readonly leaseMs?: number;
   /** How many of the last events a report shows. Default 40. */
   readonly traceLength?: number;
 }
@@ -42,7 +44,7 @@ const LATEST_MS = 600_000;
  */
 export async function simulate(
   create: CreateSubject,
-  { seed, steps, profile, traceLength = TRACE_LENGTH }: Run,
+  { seed, steps, profile, leaseMs = 0, traceLength = TRACE_LENGTH }: Run,
 ): Promise<Outcome> {
   const random = randomFrom(seed);
   const scenario = drawScenario(random, profile ?? PROFILES[seed % PROFILES.length] ?? "calm");
@@ -60,6 +62,7 @@ export async function simulate(
     step,
     // The design bounds the error at a second; without faults a process can only be wrong by what a call takes.
     toleranceMs: isCalm ? 2 * scenario.latencyMs : 1_000,
+    leaseMs,
     isCalm,
     statistics,
     fail,
@@ -67,7 +70,7 @@ export async function simulate(
   let writer = "";
   const store = trueStore((document) => oracle.written(writer, document));
   const processes = createProcesses<Subject>({
-    ...{ random, scenario, timeline, clock, create, count, fail },
+    ...{ random, scenario, timeline, clock, create, leaseMs, count, fail },
     storeOf: (name) => ({
       read: (ids) => store.read(ids),
       write(groups) {

@@ -14,6 +14,7 @@ export interface SubjectOptions {
   readonly drainMs: number;
   readonly requestTimeoutMs: number;
   readonly cacheSize: number;
+  readonly leases?: { readonly revalidateMs: number; readonly sharePercent: number };
 }
 
 export interface SubjectRuntime {

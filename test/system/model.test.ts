@@ -68,3 +68,28 @@ function describe(totals: Statistics): string {
     .map(([name, count]) => `${count} ${name}`)
     .join(", ");
 }
+
+/** Steps with leases, of a million without. */
+const LEASED_SHARE = 0.2;
+
+test("every invariant holds with leases, a change is seen when they end, and a crash costs at most what they hold", async () => {
+  const totals: Record<string, number> = {};
+  let steps = 0;
+  for (let seed = FIRST_SEED; steps < STEPS * LEASED_SHARE; seed++) {
+    const outcome = await simulate(createKeystile, { seed, steps: STEPS_PER_RUN, leaseMs: 500 });
+    if (outcome.violation !== undefined) expect.fail(outcome.violation.report);
+    steps += outcome.steps;
+    for (const [name, count] of Object.entries(outcome.statistics))
+      totals[name] = (totals[name] ?? 0) + count;
+  }
+  console.log(`model with leases: ${steps} steps from seed ${FIRST_SEED}: ${describe(totals)}`);
+
+  const share = Math.min(1, STEPS / 1_000_000) * LEASED_SHARE;
+  for (const [name, least] of Object.entries({
+    leased: 10_000,
+    allowed: 10_000,
+    collected: 250,
+    corrections: 150,
+  }))
+    expect(totals[name] ?? 0, name).toBeGreaterThanOrEqual(Math.floor(least * share));
+});

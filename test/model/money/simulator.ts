@@ -54,7 +54,17 @@ export async function simulateMoney(
 
   const toleranceMs = isCalm ? 2 * faults.latencyMs : 1_000;
   const isRenewed = faults.profile === "calm" && !Number.isFinite(faults.crashGapMs);
-  const oracle = createMoneyOracle({ isRenewed, clock, nowMs, step, toleranceMs, isCalm, statistics, fail });
+  const oracle = createMoneyOracle({
+    isRenewed,
+    leaseMs: 0,
+    clock,
+    nowMs,
+    step,
+    toleranceMs,
+    isCalm,
+    statistics,
+    fail,
+  });
   let changed: Document[] = [];
   const store = trueStore((document) => changed.push(document));
   const processes = createProcesses<Keystile>({
