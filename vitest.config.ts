@@ -1,5 +1,17 @@
 import { defineConfig } from "vitest/config";
 
+/** What goes through a store and is true of every one. These files run over all of them. */
+const BEHAVIOUR = [
+  "accounts",
+  "authorizer",
+  "brought-secrets",
+  "keyring",
+  "resilience",
+  "rules",
+  "standing",
+  "usage-reports",
+].map((name) => `test/unit/${name}.test.ts`);
+
 export default defineConfig({
   test: {
     reporters: ["default", "./test/setup/leak-reporter.ts", "./test/setup/plain-line-reporter.ts"],
@@ -25,6 +37,16 @@ export default defineConfig({
           hookTimeout: 60_000,
         },
       },
+      ...(["sqlite", "postgres", "redis"] as const).map((storeKind) => ({
+        test: {
+          name: storeKind,
+          include: BEHAVIOUR,
+          provide: { storeKind },
+          globalSetup: ["test/setup/postgres-server.ts"],
+          testTimeout: 60_000,
+          hookTimeout: 60_000,
+        },
+      })),
     ],
   },
 });

@@ -5,7 +5,8 @@ import type { Cost } from "../../src/documents.js";
 import type { KeystileEvent } from "../../src/events.js";
 import { createKeystile, type Keystile } from "../../src/keystile.js";
 import { sumUsage } from "../../src/usage-reports.js";
-import { faultyStore, idle, manualTime } from "./faulty-store.js";
+import { idle } from "../setup/new-store.js";
+import { faultyStore, manualTime } from "./faulty-store.js";
 
 const START = "2025-01-15T12:00:00.000Z";
 const DAY_MS = 86_400_000;

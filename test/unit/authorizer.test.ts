@@ -5,12 +5,12 @@ import { createKeystile, type Keystile } from "../../src/keystile.js";
 import type { KeystileOptions } from "../../src/options.js";
 import type { IssueInput } from "../../src/policy-input.js";
 import { digestSecret } from "../../src/secret.js";
+import { idle } from "../setup/new-store.js";
 import {
   damage,
   type Fault,
   type FaultyStore,
   faultyStore,
-  idle,
   type ManualTime,
   manualTime,
 } from "./faulty-store.js";

@@ -1,7 +1,7 @@
 import { type Runtime, systemRuntime } from "../../src/runtime.js";
 import type { Document, Json, Store } from "../../src/store.js";
-import { memoryStore } from "../../src/stores/memory.js";
 import { manualClock } from "../../src/testing/manual-clock.js";
+import { idle, newStore } from "../setup/new-store.js";
 
 /** What goes wrong with one call: it fails or never answers, before it had its effect or after. */
 export type Fault = "fails before" | "fails after" | "hangs before" | "hangs after";
@@ -20,9 +20,9 @@ export interface FaultyStore extends Store {
   documents(): Promise<readonly Document[]>;
 }
 
-/** A memory store that records its calls and fails as it is told. */
+/** A store that records its calls and fails as it is told. */
 export function faultyStore(clock: () => number): FaultyStore {
-  const inner = memoryStore({ clock });
+  const inner = newStore({ clock });
 
   async function through<T>(call: StoreCall, apply: () => Promise<T>): Promise<T> {
     faulty.calls = [...faulty.calls, call];
@@ -117,9 +117,4 @@ export function manualTime(): ManualTime {
       return timers.length;
     },
   };
-}
-
-/** Resolves when everything that needs no time has happened. */
-export function idle(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
 }

@@ -13,10 +13,10 @@ import { createKeystile } from "../../src/keystile.js";
 import { hold } from "../../src/ledger.js";
 import { takeRequest } from "../../src/limits.js";
 import type { Store } from "../../src/store.js";
-import { memoryStore } from "../../src/stores/memory.js";
 import { sampleAccount } from "../../src/testing/sample-account.js";
 import { sampleKey } from "../../src/testing/sample-key.js";
-import { faultyStore, idle, manualTime } from "./faulty-store.js";
+import { idle, newStore } from "../setup/new-store.js";
+import { faultyStore, manualTime } from "./faulty-store.js";
 
 function presenting(secret: string): { headers: Record<string, string> } {
   return { headers: { "x-api-key": secret } };
@@ -55,7 +55,7 @@ describe("a store whose reply is not what its contract says", () => {
   ];
 
   test.each(wrong)("is out of order, and nothing hangs: %s", async (_, reply) => {
-    const inner = memoryStore();
+    const inner = newStore();
     let isWrong = false;
     const store: Store = {
       ...inner,
@@ -83,7 +83,7 @@ describe("a store whose reply is not what its contract says", () => {
     ["no documents", { now: 1 }],
     ["something else", { documents: [{}], now: 1 }],
   ])("also when it reads: %s", async (_, reply) => {
-    const inner = memoryStore();
+    const inner = newStore();
     const gate = createKeystile({ store: { ...inner, read: async () => reply as never } });
     const request = presenting(`sk-${"x".repeat(40)}`);
     await expect(gate.authorize(request)).rejects.toMatchObject({ code: "store_unavailable" });
@@ -106,7 +106,7 @@ describe("a secret made elsewhere that comes back", () => {
   const secret = `sk-${"elsewhere".repeat(4)}`;
 
   test("after its key was purged, in a process that knew that one", async () => {
-    const store = memoryStore();
+    const store = newStore();
     const [gate, other] = [createKeystile({ store }), createKeystile({ store })];
     const first = await other.keys.issue({ secret });
     expect((await settled(gate.authorize(presenting(secret)))).key?.id).toBe(first.key.id);
@@ -117,7 +117,7 @@ describe("a secret made elsewhere that comes back", () => {
   });
 
   test("after its key has rotated it away", async () => {
-    const store = memoryStore();
+    const store = newStore();
     const [gate, other] = [createKeystile({ store }), createKeystile({ store })];
     const first = await other.keys.issue({ secret });
     await settled(gate.authorize(presenting(secret)));
@@ -134,7 +134,7 @@ describe("a secret made elsewhere that comes back", () => {
 });
 
 test("a corrupt key is listed as unreadable, and the others as they are", async () => {
-  const store = memoryStore();
+  const store = newStore();
   const gate = createKeystile({ store });
   const { key } = await gate.keys.issue();
   await store.write([[{ id: "key:000.bad", expected: 0, set: null }]]);
@@ -144,7 +144,7 @@ test("a corrupt key is listed as unreadable, and the others as they are", async 
 
 test("close may be called twice at once", async () => {
   const time = manualTime();
-  const gate = createKeystile({ store: memoryStore({ clock: time.store.now }), runtime: time.runtime });
+  const gate = createKeystile({ store: newStore({ clock: time.store.now }), runtime: time.runtime });
   const { secret } = await gate.keys.issue({ quota: 1 });
   const decision = await gate.authorize(presenting(secret));
   const ends = [gate.close(), gate.close()];
@@ -157,7 +157,7 @@ test("a rule that is asynchronous by mistake refuses, and its rejection ends not
   const unhandled = vi.fn();
   process.on("unhandledRejection", unhandled);
   const rule = { name: "late", allows: (() => Promise.reject(new Error("late"))) as never };
-  const gate = createKeystile({ store: memoryStore(), rules: [rule] });
+  const gate = createKeystile({ store: newStore(), rules: [rule] });
   const { secret } = await gate.keys.issue();
   expect(await gate.authorize(presenting(secret))).toMatchObject({ refusal: { rule: "late" } });
   await new Promise((resolve) => setImmediate(resolve));
@@ -169,7 +169,7 @@ test.each([[5], [{}], [[null]], [["a", 5]], [true]])(
   "a model that is no text makes nothing throw: %j",
   async (model) => {
     const modelFamily = (name: string): string => name.split(":")[0] as string;
-    const gate = createKeystile({ store: memoryStore(), modelFamily });
+    const gate = createKeystile({ store: newStore(), modelFamily });
     const limits = [{ requests: 9, windowMs: 60_000, per: "model" as const }];
     const { secret } = await gate.keys.issue({ limits });
     const decision = await gate.authorize({ ...presenting(secret), model: model as never });
@@ -182,7 +182,7 @@ test("a modelFamily that throws or returns no text leaves each model a family of
     if (name === "a") throw new Error("broken");
     return 5 as never;
   };
-  const gate = createKeystile({ store: memoryStore(), modelFamily });
+  const gate = createKeystile({ store: newStore(), modelFamily });
   const { secret } = await gate.keys.issue({ limits: [{ requests: 1, windowMs: 60_000, per: "model" }] });
   const ask = async (model: string) => (await gate.authorize({ ...presenting(secret), model })).allowed;
   expect([await ask("a"), await ask("a"), await ask("b"), await ask("b")]).toEqual([
@@ -206,7 +206,7 @@ describe("the header of a trusted proxy that names the client", () => {
     ["192.0.2.9", { "cf-connecting-ip": "192.0.2.7" }, false],
     ["192.0.2.7", { "cf-connecting-ip": "192.0.2.9" }, true],
   ])("from %s with %j: allowed %s", async (address, headers, allowed) => {
-    const gate = createKeystile({ store: memoryStore(), ...settings });
+    const gate = createKeystile({ store: newStore(), ...settings });
     const { secret } = await gate.keys.issue({ allowedIps: ["192.0.2.7"] });
     const decision = await gate.authorize({ headers: { ...headers, "x-api-key": secret }, address });
     expect(decision.allowed).toBe(allowed);
@@ -225,7 +225,7 @@ test("every member of a policy is in the view of its key", async () => {
     onCrash: "release",
     metadata: { a: "b" },
   } as const;
-  const { key } = await createKeystile({ store: memoryStore() }).keys.issue({ ...policy, quota: 7 });
+  const { key } = await createKeystile({ store: newStore() }).keys.issue({ ...policy, quota: 7 });
   expect(key).toMatchObject({ ...policy, quota: { limit: 7 } });
 });
 
@@ -285,7 +285,7 @@ describe("a document stays within 64 KiB", () => {
   }
 
   test("because a policy beyond 24 KiB and terms beyond 8 KiB are refused", async () => {
-    const { keys, accounts } = createKeystile({ store: memoryStore() });
+    const { keys, accounts } = createKeystile({ store: newStore() });
     await expect(keys.issue({ allowedModels: wide })).rejects.toMatchObject({ code: "invalid_options" });
     const members = Array.from({ length: 32 }, (_, n) => [`${n}`.padEnd(64, "x"), "\u{4e00}".repeat(512)]);
     const metadata = Object.fromEntries(members);
