@@ -1,3 +1,4 @@
+import type { ProvidedContext } from "vitest";
 import { defineConfig } from "vitest/config";
 
 /** What goes through a store and is true of every one. These files run over all of them. */
@@ -11,6 +12,15 @@ const BEHAVIOUR = [
   "standing",
   "usage-reports",
 ].map((name) => `test/unit/${name}.test.ts`);
+
+/** By one instance in memory they are run as what they are: as unit tests. */
+const OVER: readonly Partial<ProvidedContext>[] = [
+  { instances: "several" },
+  ...(["sqlite", "postgres", "redis"] as const).flatMap((storeKind) => [
+    { storeKind },
+    { storeKind, instances: "several" as const },
+  ]),
+];
 
 export default defineConfig({
   test: {
@@ -37,12 +47,12 @@ export default defineConfig({
           hookTimeout: 60_000,
         },
       },
-      ...(["sqlite", "postgres", "redis"] as const).map((storeKind) => ({
+      ...OVER.map(({ storeKind, instances }) => ({
         test: {
-          name: storeKind,
+          name: [storeKind ?? "memory", ...(instances ? [instances] : [])].join("-"),
           include: BEHAVIOUR,
-          provide: { storeKind },
-          globalSetup: ["test/setup/postgres-server.ts"],
+          provide: { ...(storeKind && { storeKind }), ...(instances && { instances }) },
+          globalSetup: storeKind === "postgres" ? ["test/setup/postgres-server.ts"] : [],
           testTimeout: 60_000,
           hookTimeout: 60_000,
         },

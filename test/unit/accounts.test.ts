@@ -3,8 +3,9 @@ import type { CycleInput, SubscribeInput } from "../../src/account-input.js";
 import type { AccountView } from "../../src/account-view.js";
 import type { Cost } from "../../src/documents.js";
 import type { KeystileEvent } from "../../src/events.js";
-import { createKeystile, type Keystile } from "../../src/keystile.js";
+import type { Keystile } from "../../src/keystile.js";
 import { sumUsage } from "../../src/usage-reports.js";
+import { instancesOf, newGate } from "../setup/new-gate.js";
 import { idle } from "../setup/new-store.js";
 import { faultyStore, manualTime } from "./faulty-store.js";
 
@@ -711,7 +712,7 @@ function bench(options: { readonly alerts?: { readonly balanceLeft?: readonly nu
   const store = faultyStore(time.store.now);
   const gates: Keystile[] = [];
   const another = (): Keystile => {
-    const gate = createKeystile({ store, runtime: time.runtime, ...options });
+    const gate = newGate({ store, runtime: time.runtime, ...options });
     gates.push(gate);
     return gate;
   };
@@ -719,7 +720,7 @@ function bench(options: { readonly alerts?: { readonly balanceLeft?: readonly nu
   /** Moves the store's clock, which every process hears with the next reply. */
   async function move(at: string): Promise<void> {
     time.store.set(Date.parse(at));
-    for (const each of gates) await each.accounts.get("000.nobody");
+    for (const each of gates.flatMap(instancesOf)) await each.accounts.get("000.nobody");
   }
   function heard(one: Keystile): readonly KeystileEvent[] {
     const events: KeystileEvent[] = [];

@@ -5,6 +5,7 @@ import { createKeystile, type Keystile } from "../../src/keystile.js";
 import type { KeystileOptions } from "../../src/options.js";
 import type { IssueInput } from "../../src/policy-input.js";
 import { digestSecret } from "../../src/secret.js";
+import { newGate } from "../setup/new-gate.js";
 import { idle } from "../setup/new-store.js";
 import {
   damage,
@@ -257,7 +258,7 @@ describe("two phases", () => {
   });
 
   test("a key that is known here to be disabled is refused by the first, by a fresh read", async () => {
-    const { keystile, store, another } = bench();
+    const { keystile, store, another } = bench({}, createKeystile);
     const { secret, key } = await keystile.keys.issue();
     await settleAll([await keystile.authorize(presenting(secret))]);
     await keystile.keys.disable(key.id);
@@ -382,7 +383,7 @@ describe("what another instance changed", () => {
 
 describe("what it costs the store", () => {
   test("three calls for a key not seen before, one for a key that was", async () => {
-    const { keystile, store, another } = bench();
+    const { keystile, store, another } = bench({}, createKeystile);
     const { secret, key } = await another().keys.issue({ quota: 100, limits: [{ inFlight: 50 }] });
     store.calls = [];
     await keystile.authorize(presenting(secret));
@@ -400,7 +401,7 @@ describe("what it costs the store", () => {
     ["refused by the quota", { quota: 0 }, 1, false],
     ["of cost 0 without limits", {}, 0, true],
   ])("one check for a warm request %s, which writes nothing", async (_, input, cost, allowed) => {
-    const { keystile, store } = bench();
+    const { keystile, store } = bench({}, createKeystile);
     const { secret } = await keystile.keys.issue(input);
     await keystile.authorize({ ...presenting(secret), cost });
     const documents = await store.documents();
@@ -411,7 +412,7 @@ describe("what it costs the store", () => {
   });
 
   test("requests at a time share their writes, and still never more pass than fit", async () => {
-    const { keystile, store } = bench();
+    const { keystile, store } = bench({}, createKeystile);
     const { secret, key } = await keystile.keys.issue({ quota: 40 });
     await settleAll([await keystile.authorize(presenting(secret))]);
     store.calls = [];
@@ -425,7 +426,7 @@ describe("what it costs the store", () => {
   });
 
   test("requests of many keys share a write per lane", async () => {
-    const { keystile, store } = bench();
+    const { keystile, store } = bench({}, createKeystile);
     const secrets = await atOnce(60, async () => (await keystile.keys.issue()).secret);
     await Promise.all(secrets.map((secret) => keystile.authorize(presenting(secret))));
     store.calls = [];
@@ -824,11 +825,12 @@ describe("close", () => {
   });
 });
 
-function bench(options: Partial<KeystileOptions> = {}): Bench {
+/** What is true of one instance alone, such as what it costs, asks for `createKeystile`. */
+function bench(options: Partial<KeystileOptions> = {}, newOne: typeof createKeystile = newGate): Bench {
   const time = manualTime();
   const store = faultyStore(time.store.now);
   const another = (more: Partial<KeystileOptions> = {}) =>
-    createKeystile({ store, runtime: time.runtime, ...options, ...more });
+    newOne({ store, runtime: time.runtime, ...options, ...more });
   return { time, store, keystile: another(), another };
 }
 

@@ -1,9 +1,10 @@
 import { inspect } from "node:util";
 import { describe, expect, test } from "vitest";
 import type { IssuedKey } from "../../src/keyring.js";
-import { createKeystile, type Keystile } from "../../src/keystile.js";
+import type { Keystile } from "../../src/keystile.js";
 import type { KeystileOptions } from "../../src/options.js";
 import { digestSecret, generateSecret } from "../../src/secret.js";
+import { newGate } from "../setup/new-gate.js";
 import {
   damage,
   type Fault,
@@ -159,7 +160,7 @@ describe("get", () => {
   test("sees at once what another instance changed", async () => {
     const { keys, store, time } = bench();
     const { key } = await keys.issue();
-    await createKeystile({ store, runtime: time.runtime }).keys.update(key.id, { name: "elsewhere" });
+    await newGate({ store, runtime: time.runtime }).keys.update(key.id, { name: "elsewhere" });
     expect(await keys.get(key.id)).toMatchObject({ name: "elsewhere", policyVersion: 2 });
   });
 
@@ -659,7 +660,7 @@ function bench(options: Partial<KeystileOptions> = {}): Bench {
       return bytes;
     },
   };
-  const keystile = createKeystile({ store, runtime, ...options });
+  const keystile = newGate({ store, runtime, ...options });
   return { time, store, keystile, keys: keystile.keys, drawn };
 }
 

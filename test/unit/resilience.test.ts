@@ -9,12 +9,13 @@ import {
   MAX_NODES,
 } from "../../src/documents.js";
 import { fitted } from "../../src/fitting.js";
-import { createKeystile } from "../../src/keystile.js";
+import type { Keystile } from "../../src/keystile.js";
 import { hold } from "../../src/ledger.js";
 import { takeRequest } from "../../src/limits.js";
 import type { Store } from "../../src/store.js";
 import { sampleAccount } from "../../src/testing/sample-account.js";
 import { sampleKey } from "../../src/testing/sample-key.js";
+import { newGate } from "../setup/new-gate.js";
 import { idle, newStore } from "../setup/new-store.js";
 import { faultyStore, manualTime } from "./faulty-store.js";
 
@@ -25,7 +26,7 @@ function presenting(secret: string): { headers: Record<string, string> } {
 test("a hold is renewed while requests that cost nothing keep the key busy", async () => {
   const time = manualTime();
   const store = faultyStore(time.store.now);
-  const gate = createKeystile({ store, runtime: time.runtime, holdMs: 1_000, storeTimeoutMs: 500 });
+  const gate = newGate({ store, runtime: time.runtime, holdMs: 1_000, storeTimeoutMs: 500 });
   const { secret, key } = await gate.keys.issue({ quota: 100 });
   expect((await gate.authorize({ ...presenting(secret), cost: 10 })).allowed).toBe(true);
   // A call takes a while, so that a check is always under way when a renewal falls due.
@@ -64,7 +65,7 @@ describe("a store whose reply is not what its contract says", () => {
         return isWrong ? (reply as typeof real) : real;
       },
     };
-    const gate = createKeystile({ store });
+    const gate = newGate({ store });
     const { secret, key } = await gate.keys.issue({ quota: 10 });
     isWrong = true;
     await expect(gate.authorize(presenting(secret))).rejects.toMatchObject({ code: "store_unavailable" });
@@ -84,7 +85,7 @@ describe("a store whose reply is not what its contract says", () => {
     ["something else", { documents: [{}], now: 1 }],
   ])("also when it reads: %s", async (_, reply) => {
     const inner = newStore();
-    const gate = createKeystile({ store: { ...inner, read: async () => reply as never } });
+    const gate = newGate({ store: { ...inner, read: async () => reply as never } });
     const request = presenting(`sk-${"x".repeat(40)}`);
     await expect(gate.authorize(request)).rejects.toMatchObject({ code: "store_unavailable" });
   });
@@ -94,7 +95,7 @@ test("look-ups that wait behind one that failed fail with it", async () => {
   const time = manualTime();
   const store = faultyStore(time.store.now);
   store.onCall = () => "hangs before";
-  const gate = createKeystile({ store, runtime: time.runtime, storeTimeoutMs: 200 });
+  const gate = newGate({ store, runtime: time.runtime, storeTimeoutMs: 200 });
   const asked = Array.from({ length: 3_000 }, (_, n) =>
     gate.authorize(presenting(`sk-${String(n).padStart(40, "x")}`)).catch(({ code }) => code),
   );
@@ -107,7 +108,7 @@ describe("a secret made elsewhere that comes back", () => {
 
   test("after its key was purged, in a process that knew that one", async () => {
     const store = newStore();
-    const [gate, other] = [createKeystile({ store }), createKeystile({ store })];
+    const [gate, other] = [newGate({ store }), newGate({ store })];
     const first = await other.keys.issue({ secret });
     expect((await settled(gate.authorize(presenting(secret)))).key?.id).toBe(first.key.id);
     await other.keys.revoke(first.key.id);
@@ -118,7 +119,7 @@ describe("a secret made elsewhere that comes back", () => {
 
   test("after its key has rotated it away", async () => {
     const store = newStore();
-    const [gate, other] = [createKeystile({ store }), createKeystile({ store })];
+    const [gate, other] = [newGate({ store }), newGate({ store })];
     const first = await other.keys.issue({ secret });
     await settled(gate.authorize(presenting(secret)));
     for (let n = 0; n < 3; n += 1) await other.keys.rotate(first.key.id);
@@ -126,7 +127,7 @@ describe("a secret made elsewhere that comes back", () => {
     expect((await settled(gate.authorize(presenting(secret)))).key?.id).toBe(second.key.id);
   });
 
-  async function settled(asked: ReturnType<ReturnType<typeof createKeystile>["authorize"]>) {
+  async function settled(asked: ReturnType<Keystile["authorize"]>) {
     const decision = await asked;
     if (decision.allowed) await decision.settle();
     return decision;
@@ -135,7 +136,7 @@ describe("a secret made elsewhere that comes back", () => {
 
 test("a corrupt key is listed as unreadable, and the others as they are", async () => {
   const store = newStore();
-  const gate = createKeystile({ store });
+  const gate = newGate({ store });
   const { key } = await gate.keys.issue();
   await store.write([[{ id: "key:000.bad", expected: 0, set: null }]]);
   await store.write([[{ id: "key:000.broken", expected: 0, set: { format: 1 } }]]);
@@ -144,7 +145,7 @@ test("a corrupt key is listed as unreadable, and the others as they are", async 
 
 test("close may be called twice at once", async () => {
   const time = manualTime();
-  const gate = createKeystile({ store: newStore({ clock: time.store.now }), runtime: time.runtime });
+  const gate = newGate({ store: newStore({ clock: time.store.now }), runtime: time.runtime });
   const { secret } = await gate.keys.issue({ quota: 1 });
   const decision = await gate.authorize(presenting(secret));
   const ends = [gate.close(), gate.close()];
@@ -157,7 +158,7 @@ test("a rule that is asynchronous by mistake refuses, and its rejection ends not
   const unhandled = vi.fn();
   process.on("unhandledRejection", unhandled);
   const rule = { name: "late", allows: (() => Promise.reject(new Error("late"))) as never };
-  const gate = createKeystile({ store: newStore(), rules: [rule] });
+  const gate = newGate({ store: newStore(), rules: [rule] });
   const { secret } = await gate.keys.issue();
   expect(await gate.authorize(presenting(secret))).toMatchObject({ refusal: { rule: "late" } });
   await new Promise((resolve) => setImmediate(resolve));
@@ -169,7 +170,7 @@ test.each([[5], [{}], [[null]], [["a", 5]], [true]])(
   "a model that is no text makes nothing throw: %j",
   async (model) => {
     const modelFamily = (name: string): string => name.split(":")[0] as string;
-    const gate = createKeystile({ store: newStore(), modelFamily });
+    const gate = newGate({ store: newStore(), modelFamily });
     const limits = [{ requests: 9, windowMs: 60_000, per: "model" as const }];
     const { secret } = await gate.keys.issue({ limits });
     const decision = await gate.authorize({ ...presenting(secret), model: model as never });
@@ -182,7 +183,7 @@ test("a modelFamily that throws or returns no text leaves each model a family of
     if (name === "a") throw new Error("broken");
     return 5 as never;
   };
-  const gate = createKeystile({ store: newStore(), modelFamily });
+  const gate = newGate({ store: newStore(), modelFamily });
   const { secret } = await gate.keys.issue({ limits: [{ requests: 1, windowMs: 60_000, per: "model" }] });
   const ask = async (model: string) => (await gate.authorize({ ...presenting(secret), model })).allowed;
   expect([await ask("a"), await ask("a"), await ask("b"), await ask("b")]).toEqual([
@@ -206,7 +207,7 @@ describe("the header of a trusted proxy that names the client", () => {
     ["192.0.2.9", { "cf-connecting-ip": "192.0.2.7" }, false],
     ["192.0.2.7", { "cf-connecting-ip": "192.0.2.9" }, true],
   ])("from %s with %j: allowed %s", async (address, headers, allowed) => {
-    const gate = createKeystile({ store: newStore(), ...settings });
+    const gate = newGate({ store: newStore(), ...settings });
     const { secret } = await gate.keys.issue({ allowedIps: ["192.0.2.7"] });
     const decision = await gate.authorize({ headers: { ...headers, "x-api-key": secret }, address });
     expect(decision.allowed).toBe(allowed);
@@ -225,7 +226,7 @@ test("every member of a policy is in the view of its key", async () => {
     onCrash: "release",
     metadata: { a: "b" },
   } as const;
-  const { key } = await createKeystile({ store: newStore() }).keys.issue({ ...policy, quota: 7 });
+  const { key } = await newGate({ store: newStore() }).keys.issue({ ...policy, quota: 7 });
   expect(key).toMatchObject({ ...policy, quota: { limit: 7 } });
 });
 
@@ -285,7 +286,7 @@ describe("a document stays within 64 KiB", () => {
   }
 
   test("because a policy beyond 24 KiB and terms beyond 8 KiB are refused", async () => {
-    const { keys, accounts } = createKeystile({ store: newStore() });
+    const { keys, accounts } = newGate({ store: newStore() });
     await expect(keys.issue({ allowedModels: wide })).rejects.toMatchObject({ code: "invalid_options" });
     const members = Array.from({ length: 32 }, (_, n) => [`${n}`.padEnd(64, "x"), "\u{4e00}".repeat(512)]);
     const metadata = Object.fromEntries(members);

@@ -1,8 +1,8 @@
 import { describe, expect, test } from "vitest";
-import { createKeystile } from "../../src/keystile.js";
 import { evaluateArrival, evaluatePolicy, type Rule } from "../../src/policy.js";
 import { manualClock } from "../../src/testing/manual-clock.js";
 import { sampleKey } from "../../src/testing/sample-key.js";
+import { newGate } from "../setup/new-gate.js";
 import { newStore } from "../setup/new-store.js";
 
 const NOW = 1_000;
@@ -79,7 +79,7 @@ describe("rules of one's own", () => {
       needsModel: true,
       allows: (facts, key) => seen.push({ ...facts, owner: key.owner }) > 0,
     };
-    const gate = createKeystile({ store: newStore(), rules: [watching] });
+    const gate = newGate({ store: newStore(), rules: [watching] });
     const { secret } = await gate.keys.issue({ owner: "ann", scopes: ["chat"] });
     const request = { method: "POST", url: "/v1/x?y", address: "192.0.2.1", scopes: ["chat"], model: "a" };
     const decision = await gate.authorize({ headers: { "x-api-key": secret }, ...request });
@@ -98,7 +98,7 @@ test("a key written after its expiry stays dead when the store's clock steps bac
   const clock = manualClock(1_800_000_000_000);
   const store = newStore({ clock: clock.now });
   // Each process is new, so that it knows no time but the store's.
-  const process = () => createKeystile({ store });
+  const process = () => newGate({ store });
   const { secret, key } = await process().keys.issue({ expiresAt: clock.now() + 1_000 });
   clock.advance(1_000);
   await process().keys.update(key.id, { name: "seen" });
@@ -109,7 +109,7 @@ test("a key written after its expiry stays dead when the store's clock steps bac
 });
 
 test("modelFamily lets variants of a model share a bucket", async () => {
-  const gate = createKeystile({ store: newStore(), modelFamily: (model) => model.replace(/:.*$/, "") });
+  const gate = newGate({ store: newStore(), modelFamily: (model) => model.replace(/:.*$/, "") });
   const { secret } = await gate.keys.issue({ limits: [{ requests: 1, windowMs: 60_000, per: "model" }] });
   const ask = (model: string) => gate.authorize({ headers: { "x-api-key": secret }, model });
   const decisions = [await ask("claude:free"), await ask("claude"), await ask("gpt")];
@@ -120,7 +120,7 @@ test("modelFamily lets variants of a model share a bucket", async () => {
 
 test("aliases are resolved before anything is matched, and the decision tells the real model", async () => {
   const modelAliases = { "gpt-latest": "gpt-5", __proto__: "x" };
-  const gate = createKeystile({ store: newStore(), modelAliases });
+  const gate = newGate({ store: newStore(), modelAliases });
   const { secret } = await gate.keys.issue({ allowedModels: ["gpt-5"] });
   const ask = async (model: string | readonly string[]) => {
     const decision = await gate.authorize({ headers: { "x-api-key": secret }, model });

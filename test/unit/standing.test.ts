@@ -1,9 +1,10 @@
 import { describe, expect, test } from "vitest";
 import type { IssuedKey } from "../../src/keyring.js";
-import { createKeystile, type Keystile } from "../../src/keystile.js";
+import type { Keystile } from "../../src/keystile.js";
 import type { KeystileOptions } from "../../src/options.js";
 import { digestSecret, generateSecret } from "../../src/secret.js";
 import type { Json } from "../../src/store.js";
+import { newGate } from "../setup/new-gate.js";
 import {
   damage,
   type Fault,
@@ -435,7 +436,7 @@ function bench(options: Partial<KeystileOptions> = {}): Bench {
   const time = manualTime();
   const store = faultyStore(time.store.now);
   const another = (more: Partial<KeystileOptions> = {}) =>
-    createKeystile({ store, runtime: time.runtime, ...options, ...more });
+    newGate({ store, runtime: time.runtime, ...options, ...more });
   return { time, store, keystile: another(), another };
 }
 

@@ -2,10 +2,11 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import type { Tally } from "../../src/documents.js";
 import type { IssuedKey } from "../../src/keyring.js";
-import { createKeystile, type Keystile } from "../../src/keystile.js";
+import type { Keystile } from "../../src/keystile.js";
 import type { IssueInput } from "../../src/policy-input.js";
 import type { Json } from "../../src/store.js";
 import { sumUsage, type UsageQuery, type UsageRow, usageCsv } from "../../src/usage-reports.js";
+import { newGate } from "../setup/new-gate.js";
 import { damage, type FaultyStore, faultyStore, type ManualTime, manualTime } from "./faulty-store.js";
 
 interface Bench {
@@ -233,7 +234,7 @@ describe("days", () => {
         return { documents, now: time.store.now() };
       },
     };
-    const reader = createKeystile({ store: torn, runtime: time.runtime });
+    const reader = newGate({ store: torn, runtime: time.runtime });
     const { rows } = await reader.usage.query({ keyId: key.id });
     expect(isClosed).toBe(true);
     expect(rows).toEqual([row(key.id, today, null, "settled", [1, 5, 0, 0, 0])]);
@@ -514,7 +515,7 @@ describe("sums", () => {
 function bench(): Bench {
   const time = manualTime();
   const store = faultyStore(time.store.now);
-  const another = () => createKeystile({ store, runtime: time.runtime });
+  const another = () => newGate({ store, runtime: time.runtime });
   return { time, store, keystile: another(), another };
 }
 
