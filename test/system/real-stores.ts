@@ -1,6 +1,7 @@
+import { rmSync } from "node:fs";
 import { Redis } from "ioredis";
 import { Pool } from "pg";
-import { afterAll, beforeAll, beforeEach } from "vitest";
+import { afterAll, afterEach, beforeAll, beforeEach } from "vitest";
 import type { Store } from "../../src/store.js";
 import { postgresStore } from "../../src/stores/postgres.js";
 import { redisStore } from "../../src/stores/redis.js";
@@ -11,22 +12,31 @@ import { type Place, places } from "./shared-places.js";
 interface Client {
   /** A store that shares nothing with the others: of a file, schema or prefix of its own. */
   next(n: number): Store & { setup(): Promise<void> };
+  /** Ends what only the stores up to now need. */
+  tidy?(): Promise<void>;
   close(): Promise<void>;
 }
 
 /** Over one connection, so that calls arrive as they were made and tests see the same every time. */
 const clients: Readonly<Record<StoreKind, (url: string) => Client>> = {
   sqlite(path) {
-    const stores: Store[] = [];
+    let open: { readonly file: string; readonly store: Store }[] = [];
+    async function tidy(): Promise<void> {
+      for (const { file, store } of open) {
+        await store.close();
+        rmSync(file);
+      }
+      open = [];
+    }
     return {
       next(n) {
-        const store = sqliteStore(`${path}-${n}`);
-        stores.push(store);
+        const file = `${path}-${n}`;
+        const store = sqliteStore(file);
+        open.push({ file, store });
         return store;
       },
-      async close() {
-        await Promise.all(stores.map((store) => store.close()));
-      },
+      tidy,
+      close: tidy,
     };
   },
   postgres(url) {
@@ -57,6 +67,7 @@ export function opener(kind: StoreKind): () => Promise<Store> {
     place = await make?.();
     client = place && clients[kind](place.url);
   });
+  afterEach(() => client?.tidy?.());
   afterAll(async () => {
     await client?.close();
     await place?.drop();
