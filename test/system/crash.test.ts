@@ -4,10 +4,11 @@ import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { KeyRecord } from "../../src/documents.js";
+import { KEY_PURSE, type KeyRecord } from "../../src/documents.js";
 import type { KeyView } from "../../src/key-view.js";
 import { createKeystile, type Keystile } from "../../src/keystile.js";
-import type { Store } from "../../src/store.js";
+import { heldOf } from "../../src/ledger.js";
+import type { Document, Store } from "../../src/store.js";
 import { sqliteStore } from "../../src/stores/sqlite.js";
 import { type Random, randomFrom } from "../model/random.js";
 import { type Place, places } from "./shared-places.js";
@@ -19,6 +20,10 @@ import type { Victim } from "./workers/victim.js";
 const BASE_SEED = Number(process.env["KEYSTILE_SEED"] ?? 1);
 /** Requests in flight in a process. */
 const LOOPS = 8;
+
+/** Processes that go together, and how often: `KEYSTILE_CRASHES=100` lets them as often, over each store. */
+const TOGETHER = 4;
+const MASSACRES = Number(process.env["KEYSTILE_CRASHES"] ?? 4);
 
 /** The default of `holdMs`, and a little: after it, what a dead process held may be collected. */
 const HOLDS_EXPIRE_MS = 61_000;
@@ -131,6 +136,30 @@ async function startVictim(address: string): Promise<{ readonly worker: Worker; 
   living.add(worker);
   void worker.ended.then(() => living.delete(worker));
   return { worker, log };
+}
+
+function startVictims(address: string): Promise<readonly Awaited<ReturnType<typeof startVictim>>[]> {
+  return Promise.all(Array.from({ length: TOGETHER }, () => startVictim(address)));
+}
+
+/** What the document says once nothing of the dead is on its way to it any more. */
+async function leftBehind(
+  address: string,
+  { id }: Key,
+): Promise<{ readonly used: number; readonly held: number }> {
+  const { store, close } = openAhead(address);
+  let [version, since] = [0, 0];
+  for (;;) {
+    const { documents } = await store.read([`key:${id}`]);
+    const [document] = documents as [Document];
+    if (document.version !== version) [version, since] = [document.version, performance.now()];
+    if (performance.now() - since > 200) {
+      await close();
+      const record = document.body as unknown as KeyRecord;
+      return { used: record.used[KEY_PURSE] ?? 0, held: heldOf(record, KEY_PURSE) };
+    }
+    await sleep(10);
+  }
 }
 
 async function viewOf(keystile: Keystile, { id }: Key): Promise<KeyView> {
@@ -328,6 +357,49 @@ describe.each(kinds)("over $name", ({ make, rounds, stops }) => {
       for (const state of ["asking", "admitted", "settling", "settled"] as const) {
         expect(count[state], state).toBeGreaterThan(0);
       }
+    });
+  });
+
+  describe.skipIf(make === undefined)("kill -9 of four at once", () => {
+    test("amid their requests of one key: what was used stays, and what they held is charged or released, to the unit", async () => {
+      const random = randomFrom(BASE_SEED + 2);
+      const { address, keys } = await newKeys(make as () => Promise<Place>);
+      const count = { settled: 0, "under way": 0, held: 0 };
+      let next = startVictims(address);
+      for (let round = 0; round < MASSACRES; round += 1) {
+        const at = `KEYSTILE_SEED=${BASE_SEED} round ${round}`;
+        const victims = await next;
+        const key = keys[round % keys.length] as Key;
+        const before = await touch(address, key);
+        const quota = await limitAtTimes(address, key, before, random);
+        await Promise.all(
+          victims.map(({ worker }) => {
+            const seed = random.between(0, 2 ** 31);
+            return worker.call("begin", { seed, secrets: [key.secret], loops: LOOPS } satisfies Victim);
+          }),
+        );
+        // The next ones start when these are gone: they would take their time away.
+        await sleep(random.between(50, 300));
+        for (const { worker } of victims) worker.signal("SIGKILL");
+        for (const { worker } of victims) expect(await worker.ended).toBe("SIGKILL");
+        next = startVictims(address);
+
+        expectIntact(address);
+        const left = await leftBehind(address, key);
+        advanceClock(someTime(random));
+        const traces = victims.flatMap(({ log }) => readTraces(log));
+        count.settled += traces.filter(({ state }) => state === "settled").length;
+        count["under way"] += traces.filter(isUnderWay).length;
+        count.held += left.held;
+        const after = await touch(address, key);
+        expect(after, at).toBe(left.used + (key.onCrash === "charge" ? left.held : 0));
+        expectWithinBounds(after - before, traces, key, at);
+        expect(left.used + left.held, at).toBeLessThanOrEqual(quota ?? Number.POSITIVE_INFINITY);
+        expect(await touch(address, key), at).toBe(after);
+      }
+      for (const { worker } of await next) worker.signal("SIGKILL");
+      console.log(`left behind by ${MASSACRES} times ${TOGETHER} processes: ${JSON.stringify(count)}`);
+      for (const [what, many] of Object.entries(count)) expect(many, what).toBeGreaterThan(0);
     });
   });
 
