@@ -43,7 +43,12 @@ interface Answer extends Row {
   readonly member: number;
   readonly written: boolean;
   readonly clock: number | bigint | string;
+  /** The number of the call. */
+  readonly call: string;
 }
+
+/** One count for all stores: they may share a client. */
+let calls = 0;
 
 /** A version that no document has: a group that expects it is a read. */
 const NONE = -1;
@@ -101,7 +106,15 @@ export function postgresStore(client: PostgresClient, options: PostgresStoreOpti
     const call = JSON.stringify(groups.flat());
     const changes = groups.some((group) => group.some(({ set }) => set !== undefined));
     await getReady();
-    const rows = await run<Answer>(`SELECT * FROM "${schema}".exchange($1)`, [call], changes);
+    // A connection that has lost count of its replies tells of a write that was lost that it was written.
+    calls += 1;
+    const number = String(calls);
+    const statement = `SELECT *, $2::text AS call FROM "${schema}".exchange($1)`;
+    const rows = await run<Answer>(statement, [call, number], changes);
+    if (rows[0]?.call !== number) {
+      const problem = new Error(`call ${number} got the reply to call ${rows[0]?.call}`);
+      throw toFault(problem, changes);
+    }
     const answers = new Map(rows.map((row) => [row.member, row]));
     const results = groups.map((group) => resultOf(group, answers));
     return { results, now: Number(rows[0]?.clock) };

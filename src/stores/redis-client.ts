@@ -27,11 +27,15 @@ export interface ScriptCall {
 /** A way to run scripts on any of the clients. */
 export interface ScriptRunner {
   readonly isCluster: boolean;
+  /** What the script returns after the number of the call, which is its first argument and its first answer. */
   run(call: ScriptCall): Promise<unknown>;
 }
 
 /** How often a pair of commands is sent after a slot that moves. What a client knows may be out of date again. */
 const MAX_TRIES = 4;
+
+/** One count for all stores: they may share a client. */
+let calls = 0;
 
 /** Sends a script, or its digest, and what follows. Rejects with the error of whichever fails first. */
 type Send = (
@@ -51,11 +55,14 @@ export function scriptRunner(client: RedisClient): ScriptRunner {
   async function runOnce(call: ScriptCall): Promise<unknown> {
     const digest = digests.get(call.script) ?? sha1(call.script);
     digests.set(call.script, digest);
+    calls += 1;
+    const number = String(calls);
+    const numbered = { ...call, input: [number, ...call.input] };
     try {
-      return await send("evalsha", await digest, call);
+      return answerOf(await send("evalsha", await digest, numbered), number, call);
     } catch (error) {
       if (!/^NOSCRIPT/.test((error as Error).message)) throw error;
-      return send("eval", call.script, call);
+      return answerOf(await send("eval", call.script, numbered), number, call);
     }
   }
 
@@ -74,6 +81,16 @@ export function scriptRunner(client: RedisClient): ScriptRunner {
       }
     },
   };
+}
+
+/**
+ * The reply without its number. A connection that has lost count of its replies, as may happen where something between
+ * has repeated or swallowed one, tells of a write that was lost that it was written.
+ */
+function answerOf(reply: unknown, number: string, { follow }: ScriptCall): unknown {
+  const [first, ...rest] = (follow === undefined ? reply : (reply as unknown[])[0]) as unknown[];
+  if (first !== number) throw new Error(`call ${number} got the reply to call ${first}`);
+  return follow === undefined ? rest : [rest, (reply as unknown[])[1]];
 }
 
 function sendByIoredis(client: IoredisClient): Send {

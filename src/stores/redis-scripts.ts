@@ -7,19 +7,20 @@ export const FORMAT = "1";
  * microseconds, if that is more: so it is higher even than versions of which a failover has lost the memory. The members
  * of `index` are `:id` and, with an owner, `"owner"id`: as JSON no owner is the beginning of another.
  *
- * KEYS: for each tag meta and index, then one for each member. ARGV: format, number of tags, then for each group its
- * size and for each member its tag, id, expected version, owner and body: nothing to check only, null to delete.
+ * KEYS: for each tag meta and index, then one for each member. ARGV: number of the call, format, number of tags, then
+ * for each group its size and for each member its tag, id, expected version, owner and body: nothing to check only, null
+ * to delete.
  */
 export const COMMIT = `
 local time = redis.call('TIME')
 local micros = time[1] * 1000000 + time[2]
-local reply = { math.floor(micros / 1000) }
-local tags = tonumber(ARGV[2])
+local reply = { ARGV[1], math.floor(micros / 1000) }
+local tags = tonumber(ARGV[3])
 for tag = 1, tags do
   local format = redis.call('HGET', KEYS[2 * tag - 1], 'format') or 'missing'
-  if format ~= ARGV[1] then return redis.error_reply('KEYSTILE ' .. format) end
+  if format ~= ARGV[2] then return redis.error_reply('KEYSTILE ' .. format) end
 end
-local member, at = 2 * tags, 2
+local member, at = 2 * tags, 3
 while at < #ARGV do
   local size = tonumber(ARGV[at + 1])
   local found, holds = {}, true
@@ -61,25 +62,26 @@ end
 redis.call('HDEL', KEYS[1], '')
 return reply`;
 
-/** KEYS: for each tag meta and index. ARGV: format, two bounds, and how many members at most. */
+/** KEYS: for each tag meta and index. ARGV: number of the call, format, two bounds, and how many members at most. */
 export const RANGE = `
-local reply, upper = {}, ARGV[3]
+local reply, upper = { ARGV[1] }, ARGV[4]
 for n = 1, #KEYS / 2 do
   local format = redis.call('HGET', KEYS[2 * n - 1], 'format') or 'missing'
-  if format ~= ARGV[1] then return redis.error_reply('KEYSTILE ' .. format) end
-  reply[n] = redis.call('ZRANGEBYLEX', KEYS[2 * n], ARGV[2], upper, 'LIMIT', 0, ARGV[4])
+  if format ~= ARGV[2] then return redis.error_reply('KEYSTILE ' .. format) end
+  local found = redis.call('ZRANGEBYLEX', KEYS[2 * n], ARGV[3], upper, 'LIMIT', 0, ARGV[5])
   -- As many as are wanted: of the other tags only what comes before the last of them is of use.
-  if #reply[n] == tonumber(ARGV[4]) then upper = '[' .. reply[n][#reply[n]] end
+  if #found == tonumber(ARGV[5]) then upper = '[' .. found[#found] end
+  reply[n + 1] = found
 end
 redis.call('HDEL', KEYS[1], '') -- as above
 return reply`;
 
-/** KEYS: the meta of each tag. ARGV: the format, if it is to be set where there is none. */
+/** KEYS: the meta of each tag. ARGV: number of the call, and the format, if it is to be set where there is none. */
 export const SETUP = `
 local memory = redis.pcall('INFO', 'memory')
-local reply = { type(memory) == 'string' and string.match(memory, 'maxmemory_policy:([%w-]+)') or 'unknown' }
+local reply = { ARGV[1], type(memory) == 'string' and string.match(memory, 'maxmemory_policy:([%w-]+)') or 'unknown' }
 for n, meta in ipairs(KEYS) do
-  if ARGV[1] then redis.call('HSETNX', meta, 'format', ARGV[1]) end
-  reply[n + 1] = redis.call('HGET', meta, 'format')
+  if ARGV[2] then redis.call('HSETNX', meta, 'format', ARGV[2]) end
+  reply[n + 2] = redis.call('HGET', meta, 'format')
 end
 return reply`;

@@ -75,6 +75,34 @@ const OUTAGES: readonly Outage[] = [
     },
   },
   {
+    name: "asked everything twice",
+    isFelt: false,
+    async run(_, proxies) {
+      for (const proxy of proxies) {
+        proxy.setWeather({ asksTwice: true });
+        proxy.cut();
+      }
+      await sleep(2_500);
+      expect(proxies.every((proxy) => proxy.count().repeated > 0)).toBe(true);
+    },
+  },
+  {
+    name: "behind a way that repeats replies",
+    isFelt: false,
+    async run(_, proxies) {
+      for (let n = 0; n < 8; n += 1) {
+        for (const proxy of proxies) proxy.setWeather({ repeats: 0.05 });
+        await sleep(300);
+        // A client that has taken one reply for two would go on like that.
+        for (const proxy of proxies) {
+          proxy.setWeather({});
+          proxy.cut();
+        }
+      }
+      expect(proxies.every((proxy) => proxy.count().repeated > 0)).toBe(true);
+    },
+  },
+  {
     name: "behind a way that is shut now and then",
     isFelt: true,
     async run(_, proxies, random) {

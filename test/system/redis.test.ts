@@ -241,6 +241,32 @@ describe.skipIf(!hasRedis)("redisStore, what it keeps", () => {
     expect(decided).toMatchObject({ status: "fulfilled", value: { allowed: true } });
   });
 
+  test("a reply to another call is not believed", async () => {
+    const client = ioredis((await server()).port);
+    const other = await ready(client);
+    const { results } = await other.write([[sets("key:1", 0, 1)]]);
+    const expected = results[0]?.written ? (results[0].versions[0] ?? 0) : 0;
+    let before: Promise<unknown> | undefined;
+    // As over a connection on which one reply came twice.
+    const late: IoredisClient = {
+      evalsha(digest, ...call) {
+        const reply = client.evalsha(digest, ...call);
+        const told = before ?? reply;
+        before = reply;
+        return told;
+      },
+      eval: fail,
+      pipeline: fail,
+    };
+    const store = redisStore(late);
+    expect((await store.write([[sets("key:2", 0, 1)]])).results[0]?.written).toBe(true);
+    await other.write([[sets("key:1", expected, 2)]]);
+    const unknown = { code: "store_unavailable", mayHaveHappened: true };
+    await expect(store.write([[sets("key:1", expected, 3)]])).rejects.toMatchObject(unknown);
+    await expect(store.read(["key:1"])).rejects.toMatchObject(unknown);
+    expect((await other.read(["key:1"])).documents[0]?.body).toBe(2);
+  });
+
   test("a list leaves out what has gone or changed hands since its ids were found, and is as long all the same", async () => {
     const client = ioredis((await server()).port);
     const store = await ready(client);
@@ -481,10 +507,11 @@ test("a write that waits for the disk asks primary and replicas in one message",
     eval: fail,
     evalsha: fail,
     pipeline(commands) {
-      sent.push(commands[1]);
-      return {
-        exec: async () => [[null, [7, [1, 5]]] as [null, unknown], [null, reached] as [null, unknown]],
-      };
+      const [[, , , ...rest] = [], follow] = commands;
+      sent.push(follow);
+      // The keys are two of the tag and one of the document.
+      const reply = [rest[3], 7, [1, 5]];
+      return { exec: async () => [[null, reply] as [null, unknown], [null, reached] as [null, unknown]] };
     },
   };
   const store = redisStore(client, { durability: { replicas: 2, fsync: true, timeoutMs: 300 } });

@@ -8,6 +8,10 @@ export interface Weather {
   readonly lossOfReplies: number;
   /** How likely a part of a request or of a reply breaks off in the middle. */
   readonly breaks: number;
+  /** How likely a part of a reply arrives twice. */
+  readonly repeats: number;
+  /** New connections ask everything of the server once more, on a way of their own, and nobody hears those replies. */
+  readonly asksTwice: boolean;
   /** How long a connection stays open and silent once it has lost something; 0 ends it at once. */
   readonly silenceMs: number;
   /** The most by which a reply is late. */
@@ -16,7 +20,15 @@ export interface Weather {
   readonly isClosed: boolean;
 }
 
-export const CALM: Weather = { lossOfReplies: 0, breaks: 0, silenceMs: 0, delayMs: 0, isClosed: false };
+const CALM: Weather = {
+  lossOfReplies: 0,
+  breaks: 0,
+  repeats: 0,
+  asksTwice: false,
+  silenceMs: 0,
+  delayMs: 0,
+  isClosed: false,
+};
 
 export interface TcpProxy {
   readonly port: number;
@@ -24,16 +36,16 @@ export interface TcpProxy {
   setWeather(weather: Partial<Weather>): void;
   /** Ends every connection. */
   cut(): void;
-  /** How many replies were lost, and how many parts broke off. */
-  count(): { readonly lost: number; readonly broken: number };
+  /** How many replies were lost, how many parts broke off, and how many came twice. */
+  count(): { readonly lost: number; readonly broken: number; readonly repeated: number };
   stop(): Promise<void>;
 }
 
-/** A way to a server on this machine which loses, delays and breaks off what it carries. It never changes the order. */
+/** A way to a server on this machine which loses, delays, repeats and breaks off what it carries. It never changes the order. */
 export async function startTcpProxy(serverPort: number, random: Random): Promise<TcpProxy> {
   const open = new Set<Socket>();
   let weather = CALM;
-  let [lost, broken] = [0, 0];
+  let [lost, broken, repeated] = [0, 0, 0];
 
   const server = createServer((client) => {
     if (weather.isClosed) {
@@ -41,11 +53,12 @@ export async function startTcpProxy(serverPort: number, random: Random): Promise
       return;
     }
     const upstream = connect(serverPort, "127.0.0.1");
-    const both = [client, upstream];
+    const echo = weather.asksTwice ? connect(serverPort, "127.0.0.1") : undefined;
+    const all = echo === undefined ? [client, upstream] : [client, upstream, echo];
     function end(): void {
-      for (const socket of both) socket.destroy();
+      for (const socket of all) socket.destroy();
     }
-    for (const socket of both) {
+    for (const socket of all) {
       open.add(socket);
       socket.setNoDelay();
       socket.on("error", () => {});
@@ -55,6 +68,12 @@ export async function startTcpProxy(serverPort: number, random: Random): Promise
       });
     }
     carry(client, upstream, end, false);
+    if (echo !== undefined) {
+      client.on("data", (part) => void echo.write(part));
+      echo.on("data", () => {
+        repeated += 1;
+      });
+    }
     carry(upstream, client, end, true);
   });
 
@@ -63,18 +82,21 @@ export async function startTcpProxy(serverPort: number, random: Random): Promise
     let last = Promise.resolve();
     from.on("data", (part) => {
       if (isOver) return;
-      const { lossOfReplies, breaks, silenceMs, delayMs } = weather;
+      const { lossOfReplies, breaks, repeats, silenceMs, delayMs } = weather;
       const isLost = areReplies && random.chance(lossOfReplies);
       const isBroken = !isLost && random.chance(breaks);
       const rest = isLost ? part.subarray(0, 0) : isBroken ? part.subarray(0, part.length >> 1) : part;
+      const isRepeated = areReplies && !isLost && !isBroken && random.chance(repeats);
       if (isLost) lost += 1;
       if (isBroken) broken += 1;
+      if (isRepeated) repeated += 1;
       isOver = isLost || isBroken;
       const doomed = isOver;
       const ripe = areReplies && delayMs > 0 ? wait(random.between(0, delayMs)) : undefined;
       last = last.then(async () => {
         await ripe;
         if (rest.length > 0 && !to.destroyed) to.write(rest);
+        if (isRepeated && !to.destroyed) to.write(rest);
         if (doomed) setTimeout(end, silenceMs);
       });
     });
@@ -93,7 +115,7 @@ export async function startTcpProxy(serverPort: number, random: Random): Promise
       weather = { ...CALM, ...change };
     },
     cut,
-    count: () => ({ lost, broken }),
+    count: () => ({ lost, broken, repeated }),
     async stop() {
       cut();
       server.close();

@@ -79,12 +79,12 @@ describe("a race that the engine decided", () => {
   ])("by %s is lost, with the documents as they are", async (_, error) => {
     const calls: string[] = [];
     const store = postgresStore({
-      async query(text, [call]) {
+      async query(text, [changes, call]) {
         if (text.includes(".meta")) return { rows: [{ schema: 1 }] };
-        calls.push(String(call));
+        calls.push(String(changes));
         if (calls.length === 1) throw error;
         const document = { version: "7", owner: null, body: '{"by":"them"}' };
-        return { rows: [{ member: 0, written: false, ...document, clock: "1700000000000" }] };
+        return { rows: [{ member: 0, written: false, ...document, clock: "1700000000000", call }] };
       },
     });
     expect(await store.write(change)).toEqual({
@@ -111,9 +111,9 @@ describe("a race that the engine decided", () => {
 test("a store that could not ask for the schema asks again", async () => {
   let isDown = true;
   const store = postgresStore({
-    async query(text) {
+    async query(text, [, call]) {
       if (isDown) throw errorOf({ code: "ECONNRESET" });
-      return { rows: text.includes(".meta") ? [{ schema: 1 }] : [{ member: null, clock: 5 }] };
+      return { rows: text.includes(".meta") ? [{ schema: 1 }] : [{ member: null, clock: 5, call }] };
     },
   });
   await expect(store.write(change)).rejects.toMatchObject({
@@ -122,4 +122,20 @@ test("a store that could not ask for the schema asks again", async () => {
   });
   isDown = false;
   expect(await store.read([])).toEqual({ documents: [], now: 5 });
+});
+
+test("a reply to another call is not believed", async () => {
+  const replies: object[] = [];
+  const store = postgresStore({
+    async query(text, [, call]) {
+      if (text.includes(".meta")) return { rows: [{ schema: 1 }] };
+      replies.push({ member: 0, written: true, version: "7", clock: "5", call });
+      // As over a connection on which the first one came twice.
+      return { rows: [replies[Math.max(0, replies.length - 2)]] };
+    },
+  });
+  expect((await store.write(change)).results).toEqual([{ written: true, versions: [7] }]);
+  const fault = { code: "store_unavailable", mayHaveHappened: true };
+  await expect(store.write(change)).rejects.toMatchObject(fault);
+  await expect(store.read(["key:1"])).rejects.toMatchObject({ ...fault, mayHaveHappened: false });
 });
