@@ -1,3 +1,4 @@
+import { hashOfId } from "./id-hash.js";
 import { digestSecret } from "./secret.js";
 
 /** Random bytes, for ids. */
@@ -40,11 +41,9 @@ export function isAccountId(value: unknown): value is string {
   return typeof value === "string" && value.length <= 93 && /^[0-9a-f]{3}\.[\w-]{1,89}$/.test(value);
 }
 
-/** One of 4,096 places (FNV-1a over the owner's UTF-16 units). */
+/** One of 4,096 places. */
 function placeOf(owner: string): string {
-  let hash = 0x811c9dc5;
-  for (let at = 0; at < owner.length; at += 1) hash = Math.imul(hash ^ owner.charCodeAt(at), 0x01000193);
-  return ((hash >>> 0) % 4096).toString(16).padStart(3, "0");
+  return (hashOfId(owner) % 4096).toString(16).padStart(3, "0");
 }
 
 function hex(bytes: Uint8Array): string {

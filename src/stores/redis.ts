@@ -1,10 +1,12 @@
 import { KeystileError } from "../errors.js";
 import { compareIds } from "../id-order.js";
-import type { Document, Json, Store, Write, WriteResult } from "../store.js";
+import type { Document, Store, Write, WriteResult } from "../store.js";
 import { type RedisClient, type ScriptCall, scriptRunner } from "./redis-client.js";
+import { type Outcome, toResult } from "./redis-documents.js";
 import { barrierOf, type RedisDurability } from "./redis-durability.js";
 import { formatNewer, refuseEviction, together } from "./redis-faults.js";
 import { COMMIT, FORMAT, RANGE, SETUP } from "./redis-scripts.js";
+import { byTag, partsByTag, TAGS, tagOf } from "./redis-tags.js";
 
 export type { IoredisClient, NodeRedisClient, RedisClient } from "./redis-client.js";
 export type { RedisDurability } from "./redis-durability.js";
@@ -30,12 +32,6 @@ export interface RedisStore extends Store {
    */
   setup(): Promise<void>;
 }
-
-/**
- * What a hash tag may be: the first two digits of the place in an id, or else of a hash of the id. Few enough that a
- * list can ask all of them, and enough to spread over any cluster.
- */
-const TAGS: readonly string[] = Array.from({ length: 256 }, (_, n) => n.toString(16).padStart(2, "0"));
 
 /** How many ids a list takes from each tag at a time. */
 const STRIDE = 128;
@@ -196,71 +192,4 @@ interface IdRange {
   readonly from: string;
   /** The id before which. */
   readonly until: string;
-}
-
-function tagOf(id: string): string {
-  const place = /^[^:]*:([0-9a-f]{2})[0-9a-f]\./.exec(id)?.[1];
-  if (place !== undefined) return place;
-  let hash = 0x811c9dc5;
-  for (let at = 0; at < id.length; at += 1) hash = Math.imul(hash ^ id.charCodeAt(at), 0x01000193);
-  return TAGS[(hash >>> 0) % TAGS.length] as string;
-}
-
-function byTag(ids: readonly string[]): ReadonlyMap<string, readonly string[]> {
-  const found = new Map<string, string[]>();
-  for (const id of ids) append(found, tagOf(id), id);
-  return found;
-}
-
-/** Which groups go together. One that is in several tags has no node that could write it whole. */
-function partsByTag(groups: readonly (readonly Write[])[]): readonly (readonly number[])[] {
-  const parts = new Map<string, number[]>();
-  for (const [g, group] of groups.entries()) {
-    const ids = group.map(({ id }) => id);
-    const [tag = "00", another] = byTag(ids).keys();
-    if (another !== undefined) {
-      throw new KeystileError(
-        "invalid_options",
-        `on a cluster the ids of a group must share their place: received ${ids.join(", ")}`,
-      );
-    }
-    append(parts, tag, g);
-  }
-  return parts.size === 0 ? [[]] : [...parts.values()];
-}
-
-function append<T>(lists: Map<string, T[]>, name: string, item: T): void {
-  const list = lists.get(name);
-  if (list === undefined) lists.set(name, [item]);
-  else list.push(item);
-}
-
-/** 1 and the versions, or 0 and the documents, null where there is none. */
-type Outcome = readonly (number | string | null)[];
-
-function toResult(group: readonly Write[], [written, ...members]: Outcome): WriteResult {
-  if (Number(written) === 1) return { written: true, versions: members.map(Number) };
-  return {
-    written: false,
-    current: group.flatMap(({ id }, m) => (members[m] ? [toDocument(id, String(members[m]))] : [])),
-  };
-}
-
-function toDocument(id: string, text: string): Document {
-  const [version = "", owner = ""] = text.split("\n", 2);
-  return {
-    id,
-    version: Number(version),
-    ...(owner === "" ? {} : { owner: String(toJson(owner)) }),
-    body: toJson(text.slice(version.length + owner.length + 2)),
-  };
-}
-
-/** What is not JSON is no document of ours. As null it is refused by whoever reads it, and by nobody else. */
-function toJson(text: string): Json {
-  try {
-    return JSON.parse(text) as Json;
-  } catch {
-    return null;
-  }
 }

@@ -1,7 +1,8 @@
 /** What the stores on SQL databases have in common: what a row is, where a list begins and ends, what is told. */
 
 import { KeystileError } from "../errors.js";
-import type { Document, Json, ListQuery } from "../store.js";
+import type { Document, ListQuery } from "../store.js";
+import { toJson } from "./json-text.js";
 
 /** A document as a column each. Whole numbers come as whatever the client makes of them. */
 export interface Row {
@@ -12,15 +13,6 @@ export interface Row {
 
 export function documentOf(id: string, { version, owner, body }: Row): Document {
   return { id, version: Number(version), ...(owner === null ? {} : { owner }), body: toJson(body) };
-}
-
-/** What is not JSON is no document of ours. As null it is refused by whoever reads it, and by nobody else. */
-function toJson(text: string): Json {
-  try {
-    return JSON.parse(text) as Json;
-  } catch {
-    return null;
-  }
 }
 
 /** In the order of UTF-8 bytes a page lies at or after both of the first two and before the third. */

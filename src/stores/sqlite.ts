@@ -1,6 +1,19 @@
 import { KeystileError } from "../errors.js";
 import type { Document, Store, WriteResult } from "../store.js";
-import { boundsOf, documentOf, notSetUp, pageOf, type Row, refuseNewer } from "./sql.js";
+import { boundsOf, documentOf, pageOf, type Row, refuseNewer } from "./sql.js";
+import { isLocked, patiently } from "./sqlite-locks.js";
+import {
+  CREATE_META,
+  CREATE_REST,
+  DELETE,
+  FIND,
+  LIST_ALL,
+  LIST_OWNED,
+  NEXT_REVISION,
+  SCHEMA,
+  SELECT_SCHEMA,
+  UPSERT,
+} from "./sqlite-schema.js";
 
 /** The part of a database handle that is used: that of better-sqlite3, `node:sqlite` and `bun:sqlite` fits. */
 export interface SqliteDatabase {
@@ -27,37 +40,6 @@ export interface SqliteStore extends Store {
    */
   setup(): Promise<void>;
 }
-
-const SCHEMA = 1;
-
-/** How long a call waits for the locks of other processes before it is given up, certainly not written. */
-const LOCK_WAIT_MS = 5_000;
-
-const CREATE_META = `CREATE TABLE IF NOT EXISTS keystile_meta (
-  one INTEGER PRIMARY KEY CHECK (one = 1), schema INTEGER NOT NULL, revision INTEGER NOT NULL) STRICT`;
-const SELECT_SCHEMA = "SELECT schema FROM keystile_meta";
-const CREATE_REST = [
-  // Not WITHOUT ROWID: measured, documents of 2 kB are written twice as fast this way.
-  `CREATE TABLE IF NOT EXISTS keystile_documents (
-    id TEXT NOT NULL PRIMARY KEY, version INTEGER NOT NULL, owner TEXT, body TEXT NOT NULL) STRICT`,
-  `CREATE INDEX IF NOT EXISTS keystile_documents_by_owner ON keystile_documents (owner, id)
-    WHERE owner IS NOT NULL`,
-  `INSERT INTO keystile_meta (one, schema, revision) VALUES (1, ${SCHEMA}, 0) ON CONFLICT DO NOTHING`,
-];
-
-// One for the whole store: a deleted document leaves nothing behind that could remember its versions.
-const NEXT_REVISION = "UPDATE keystile_meta SET revision = revision + 1 RETURNING revision";
-// Ids and owners are read as bytes: node:sqlite of Node 22 cuts a text off at NUL. In a body JSON escapes it.
-const FIND = "SELECT version, CAST(owner AS BLOB) AS owner, body FROM keystile_documents WHERE id = ?";
-const UPSERT = `INSERT INTO keystile_documents (id, version, owner, body) VALUES (?, ?, ?, ?)
-  ON CONFLICT (id) DO UPDATE SET version = excluded.version, owner = excluded.owner, body = excluded.body`;
-const DELETE = "DELETE FROM keystile_documents WHERE id = ?";
-// The default collation compares UTF-8 bytes. One lower bound rather than two: the index is entered at the first
-// only. `ORDER BY id` would mean the column of bytes.
-const LIST = `SELECT CAST(id AS BLOB) AS id, version, CAST(owner AS BLOB) AS owner, body
-  FROM keystile_documents AS d WHERE d.id >= max(?, ?) AND d.id < ?`;
-const LIST_ALL = `${LIST} ORDER BY d.id LIMIT ?`;
-const LIST_OWNED = `${LIST} AND owner = ? ORDER BY d.id LIMIT ?`;
 
 interface Found extends Omit<Row, "owner"> {
   readonly owner: Uint8Array | null;
@@ -237,37 +219,6 @@ function openFile(path: string): SqliteDatabase & { close(): void } {
   } catch (cause) {
     throw new KeystileError("store_unavailable", `the SQLite file ${path} cannot be opened`, { cause });
   }
-}
-
-/**
- * Tries again while another process holds a lock. It waits here rather than in the engine, whose own waiting
- * would stop every other request of this process.
- */
-async function patiently<T>(attempt: () => T): Promise<T> {
-  const giveUpAt = performance.now() + LOCK_WAIT_MS;
-  for (;;) {
-    try {
-      return attempt();
-    } catch (error) {
-      if (!isLocked(error) || performance.now() > giveUpAt) throw toFault(error);
-    }
-    await new Promise((resolve) => setTimeout(resolve, 1 + Math.random() * 9));
-  }
-}
-
-/** By the engine's own words: what codes an error carries differs between the handles. */
-function isLocked(error: unknown): boolean {
-  return error instanceof Error && /^database (table |schema )?is locked/.test(error.message);
-}
-
-function toFault(error: unknown): KeystileError {
-  if (error instanceof KeystileError) return error;
-  const { message } = error as Error;
-  if (message.startsWith("no such table: keystile_")) return notSetUp();
-  return new KeystileError("store_unavailable", `SQLite: ${message}`, {
-    mayHaveHappened: false,
-    cause: error,
-  });
 }
 
 function schemaOf(row: unknown): number {

@@ -9,8 +9,7 @@ const LAYERS = layersOf(readFileSync(join(import.meta.dirname, "../../docs/archi
 
 /** What an edge may import at run time. Types may come from anywhere: they leave nothing behind. */
 const EDGES: Readonly<Record<string, (target: string) => boolean>> = {
-  stores: (target) =>
-    layerOf(target) === 0 || PARTS_OF_STORES.includes(target) || target.startsWith("stores/redis-"),
+  stores: (target) => layerOf(target) === 0 || PARTS_OF_STORES.test(target),
   adapters: (target) =>
     layerOf(target) === 0 ||
     ["http", "forwarding", "body", "strict-json", "guard", "exchange"].includes(target),
@@ -18,7 +17,7 @@ const EDGES: Readonly<Record<string, (target: string) => boolean>> = {
 };
 
 /** The files among the stores that are none: no store imports another. */
-const PARTS_OF_STORES = ["stores/sql", "stores/postgres-schema"];
+const PARTS_OF_STORES = /^stores\/(?:sql|json-text|(?:sqlite|postgres|redis)-[a-z]+)$/;
 
 /** The only files that may import something from outside, and what. */
 const PACKAGES: Readonly<Record<string, readonly string[]>> = {
