@@ -25,6 +25,8 @@ const OVER: readonly Partial<ProvidedContext>[] = [
 export default defineConfig({
   test: {
     reporters: ["default", "./test/setup/leak-reporter.ts", "./test/setup/plain-line-reporter.ts"],
+    // By default one core is left alone; of two that is every second one.
+    maxWorkers: "100%",
     benchmark: { include: [] },
     projects: [
       {

@@ -1,11 +1,7 @@
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { IssuedKey } from "../../src/keyring.js";
 import { createKeystile, type Keystile } from "../../src/keystile.js";
-import { hasRedis, startRedis } from "../setup/redis-server.js";
-import { newDatabase } from "./postgres-database.js";
+import { type Place, places } from "./shared-places.js";
 import type { Hammering, HammerReport } from "./workers/changes.js";
 import { startWorker, type Worker } from "./workers/link.js";
 import { openStore, type SharedStore } from "./workers/open-store.js";
@@ -16,35 +12,9 @@ import { openStore, type SharedStore } from "./workers/open-store.js";
  */
 const IDLE_TRIES = Number(process.env["KEYSTILE_CHANGES"] ?? 600);
 const LOADED_TRIES = Number(process.env["KEYSTILE_CHANGES"] ?? 200);
-const TIMEOUT_MS = 300_000 + 100 * IDLE_TRIES;
+const TIMEOUT_MS = 300_000 + 600 * IDLE_TRIES;
 const PROCESSES = 4;
 const PLENTY = 1_000_000_000;
-
-/** Where the processes meet. Undefined where there is no server. */
-const places: readonly (readonly [name: string, make: (() => Promise<Place>) | undefined])[] = [
-  ["sqlite", newFile],
-  ["postgres", newDatabaseOf(inject("postgresUrl"))],
-  ["redis", hasRedis ? newRedis : undefined],
-];
-
-interface Place {
-  readonly url: string;
-  drop(): Promise<void>;
-}
-
-async function newFile(): Promise<Place> {
-  const directory = mkdtempSync(join(tmpdir(), "keystile-changes-"));
-  return { url: join(directory, "keys.db"), drop: async () => rmSync(directory, { recursive: true }) };
-}
-
-function newDatabaseOf(server: string | undefined): (() => Promise<Place>) | undefined {
-  return server === undefined ? undefined : () => newDatabase(server);
-}
-
-async function newRedis(): Promise<Place> {
-  const server = await startRedis();
-  return { url: server.url, drop: () => server.stop() };
-}
 
 /** A change that refuses a key, and the one that admits it again. */
 interface Change {
@@ -150,7 +120,7 @@ function spreadOf(ms: readonly number[]): string {
   return `p50 ${percentile(ms, 0.5)}, p99 ${percentile(ms, 0.99)}, at most ${percentile(ms, 1)} ms`;
 }
 
-describe.each(places)("over %s", (name, make) => {
+describe.each(Object.entries(places))("over %s", (name, make) => {
   describe.skipIf(make === undefined)("what one process changes", () => {
     let place: Place;
     let shared: SharedStore;

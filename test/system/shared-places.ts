@@ -20,11 +20,11 @@ export const places: Readonly<Record<"sqlite" | "postgres" | "redis", (() => Pro
   redis: hasRedis ? newRedis : undefined,
 };
 
-/** Where nobody waits for a disk, if there is such a folder: what these tests end are processes, not the machine. */
-const folder = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
+/** Where nobody waits for a disk, if there is such a folder: what tests end are processes, not the machine. */
+export const quickFolder: string = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
 
 async function newFile(): Promise<Place> {
-  const directory = mkdtempSync(join(folder, "keystile-shared-"));
+  const directory = mkdtempSync(join(quickFolder, "keystile-shared-"));
   return { url: join(directory, "keys.db"), drop: async () => rmSync(directory, { recursive: true }) };
 }
 

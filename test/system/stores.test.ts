@@ -1,7 +1,6 @@
 import { execFile } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { fileURLToPath } from "node:url";
@@ -21,6 +20,7 @@ import { sqliteStore } from "../../src/stores/sqlite.js";
 import { manualClock, storeConformance, storeDurability } from "../../src/testing/index.js";
 import { hasRedis, type RedisServer, startRedis } from "../setup/redis-server.js";
 import { type Database, newDatabase } from "./postgres-database.js";
+import { quickFolder } from "./shared-places.js";
 
 /**
  * A handle of better-sqlite3, where it is installed. It is no development dependency: without a compiler and Python,
@@ -38,7 +38,7 @@ function betterSqlite(path: string): (SqliteDatabase & { close(): void }) | unde
   }
 }
 
-const directory = mkdtempSync(join(tmpdir(), "keystile-"));
+const directory = mkdtempSync(join(quickFolder, "keystile-"));
 let files = 0;
 
 function newFile(): string {
