@@ -1,17 +1,11 @@
+import { readdirSync, readFileSync } from "node:fs";
 import type { ProvidedContext } from "vitest";
 import { defineConfig } from "vitest/config";
 
-/** What goes through a store and is true of every one. These files run over all of them. */
-const BEHAVIOUR = [
-  "accounts",
-  "authorizer",
-  "brought-secrets",
-  "keyring",
-  "resilience",
-  "rules",
-  "standing",
-  "usage-reports",
-].map((name) => `test/unit/${name}.test.ts`);
+/** What goes through a store and is true of every one: the files that ask for the turnstile and the store of their project. */
+const BEHAVIOUR = readdirSync("test/unit")
+  .map((name) => `test/unit/${name}`)
+  .filter((file) => /from "\.\.\/setup\/new-gate\.js"/.test(readFileSync(file, "utf8")));
 
 /** By one instance in memory they are run as what they are: as unit tests. */
 const OVER: readonly Partial<ProvidedContext>[] = [
