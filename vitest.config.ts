@@ -1,6 +1,6 @@
 import { readdirSync, readFileSync } from "node:fs";
 import type { ProvidedContext } from "vitest";
-import { defineConfig } from "vitest/config";
+import { configDefaults, defineConfig } from "vitest/config";
 
 /** What goes through a store and is true of every one: the files that ask for the turnstile and the store of their project. */
 const BEHAVIOUR = readdirSync("test/unit")
@@ -15,6 +15,15 @@ const OVER: readonly Partial<ProvidedContext>[] = [
     { storeKind, instances: "several" as const },
   ]),
 ];
+
+/** What measures how processes share a key, and so wants the machine for itself: it comes after all others. */
+const ALONE = ["test/system/changes.test.ts"];
+
+const SERVED = {
+  globalSetup: ["test/setup/postgres-server.ts"],
+  testTimeout: 300_000,
+  hookTimeout: 60_000,
+};
 
 export default defineConfig({
   test: {
@@ -38,10 +47,12 @@ export default defineConfig({
         test: {
           name: "system",
           include: ["test/system/**/*.test.ts", "examples/**/*.test.ts"],
-          globalSetup: ["test/setup/postgres-server.ts"],
-          testTimeout: 300_000,
-          hookTimeout: 60_000,
+          exclude: [...configDefaults.exclude, ...ALONE],
+          ...SERVED,
         },
+      },
+      {
+        test: { name: "alone", include: ALONE, maxWorkers: 1, sequence: { groupOrder: 1 }, ...SERVED },
       },
       ...OVER.map(({ storeKind, instances }) => ({
         test: {
