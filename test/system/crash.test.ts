@@ -142,6 +142,11 @@ function startVictims(address: string): Promise<readonly Awaited<ReturnType<type
   return Promise.all(Array.from({ length: TOGETHER }, () => startVictim(address)));
 }
 
+/** Once it has ended a request, however little of a processor it is given. */
+async function atWork(log: string): Promise<void> {
+  while (readTraces(log).every(isUnderWay)) await sleep(5);
+}
+
 /** What the document says once nothing of the dead is on its way to it any more. */
 async function leftBehind(
   address: string,
@@ -378,6 +383,7 @@ describe.each(kinds)("over $name", ({ make, rounds, stops }) => {
             return worker.call("begin", { seed, secrets: [key.secret], loops: LOOPS } satisfies Victim);
           }),
         );
+        await Promise.all(victims.map(({ log }) => atWork(log)));
         // The next ones start when these are gone: they would take their time away.
         await sleep(random.between(50, 300));
         for (const { worker } of victims) worker.signal("SIGKILL");
