@@ -39,17 +39,18 @@ export default async function setup(project: TestProject): Promise<() => Promise
   return async () => server?.stop();
 }
 
-/** Its data are gone with a power cut, which makes it fast; everything else is as it comes. */
-export async function startPostgres(): Promise<Server | undefined> {
+/** Fast, because its data are gone with a power cut. */
+const FORGETFUL: readonly string[] = ["fsync=off", "synchronous_commit=off", "full_page_writes=off"];
+
+/** As it comes but for `durability`: settings of a server whose data need not survive, or none. */
+export async function startPostgres(durability = FORGETFUL): Promise<Server | undefined> {
   const binaries = postgresFolder();
   if (binaries === undefined) return undefined;
   const { folder, data, port, options } = await newPostgresFolder(binaries);
   const settings = [
     "listen_addresses=127.0.0.1",
     `unix_socket_directories=${folder}`,
-    "fsync=off",
-    "synchronous_commit=off",
-    "full_page_writes=off",
+    ...durability,
     "max_connections=200",
   ];
   const line = ["-D", data, "-p", String(port), ...settings.flatMap((setting) => ["-c", setting])];
