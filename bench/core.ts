@@ -1,0 +1,95 @@
+/** Decisions in process, over the memory store: what a whole one costs beside its floor, and beside others. */
+import { hash } from "node:crypto";
+import { memoryStore } from "keystile/memory";
+import { ADDRESS, bearer, MODEL, makeKeys, openGate, pass, passWithoutWaiting, secretOf } from "./gate.ts";
+import { peer } from "./peer.ts";
+import type { Entry } from "./rounds.ts";
+import { ask, repeat, type Subject, type Subjects } from "./subject.ts";
+
+const KEYS = 10_000;
+
+export const subjects: Subjects = {
+  floor: async () => hashAndLookUp(),
+  keystile: async () => decisions(),
+  "one caller": async () => oneCaller(),
+  unknown: async () => refusals((n) => secretOf("unknown", n)),
+  malformed: async () => refusals((n) => `sk-${n} is no secret`),
+  "better-auth": async () => peer("better-auth", "memory"),
+  "rate-limiter-flexible": async () => peer("rate-limiter-flexible", "memory"),
+};
+
+export function entries(): readonly Entry[] {
+  const part = "core";
+  const scenario = "core";
+  const many = { keys: KEYS, callers: 64 };
+  return [
+    { part, scenario, contender: "floor", subject: "floor", load: { keys: KEYS, callers: 1 } },
+    { part, scenario, contender: "keystile", subject: "keystile", load: many },
+    {
+      part,
+      scenario,
+      contender: "keystile, one caller",
+      subject: "one caller",
+      load: { keys: KEYS, callers: 1 },
+    },
+    { part, scenario, contender: "keystile, one key", subject: "keystile", load: { keys: 1, callers: 64 } },
+    { part, scenario, contender: "keystile, unknown", subject: "unknown", load: many },
+    { part, scenario, contender: "keystile, malformed", subject: "malformed", load: many },
+    { part, scenario, contender: "better-auth", subject: "better-auth", load: { keys: 1, callers: 1 } },
+    {
+      ...{ part, scenario, contender: "rate-limiter-flexible", subject: "rate-limiter-flexible" },
+      load: { keys: KEYS, callers: 1 },
+    },
+  ];
+}
+
+/** What every check of a key comes to at least: one digest of the secret, and one look at a Map. */
+function hashAndLookUp(): Subject {
+  const secrets = Array.from({ length: KEYS }, (_, n) => secretOf("core", n));
+  const known = new Map(secrets.map((secret, n) => [hash("sha256", secret), { n }]));
+  return {
+    measure: (load) => repeat(load, (turn) => known.get(hash("sha256", secrets[turn % KEYS] ?? ""))?.n ?? 0),
+    close: async () => {},
+  };
+}
+
+async function decisions(): Promise<Subject> {
+  const store = memoryStore();
+  const headers = (await makeKeys(store, KEYS, "core")).map(bearer);
+  const gate = openGate(store);
+  return {
+    measure: (load) => ask(load, (key) => pass(gate, headers[key] ?? {})),
+    close: async () => void (await gate.close()),
+  };
+}
+
+/** One request after the other; what is still to be booked at the end belongs to the time that was taken. */
+async function oneCaller(): Promise<Subject> {
+  const store = memoryStore();
+  const headers = (await makeKeys(store, KEYS, "core")).map(bearer);
+  const gate = openGate(store);
+  return {
+    measure: (load) =>
+      ask(
+        load,
+        (key) => passWithoutWaiting(gate, headers[key] ?? {}),
+        () => gate.flush(),
+      ),
+    close: async () => void (await gate.close()),
+  };
+}
+
+async function refusals(secretAt: (n: number) => string): Promise<Subject> {
+  const store = memoryStore();
+  await makeKeys(store, KEYS, "core");
+  const headers = Array.from({ length: KEYS }, (_, n) => bearer(secretAt(n)));
+  const gate = openGate(store);
+
+  async function refused(key: number): Promise<void> {
+    const request = { headers: headers[key] ?? {}, address: ADDRESS, model: MODEL, cost: 1 };
+    const decision = await gate.authorize(request);
+    if (decision.allowed) throw new Error("It was to be refused.");
+  }
+
+  return { measure: (load) => ask(load, refused), close: async () => void (await gate.close()) };
+}

@@ -1,0 +1,82 @@
+/** The gate that is measured: every kind of policy is on, and as many keys as wanted. */
+import { hash } from "node:crypto";
+import { createKeystile, type Keystile, type KeystileOptions, type PolicyInput, type Store } from "keystile";
+import { sampleKey } from "keystile/testing";
+
+/** Nothing of it is ever reached: what is measured is requests that pass. */
+export const POLICY: PolicyInput = {
+  expiresAt: "2100-01-01T00:00:00Z",
+  allowedIps: ["10.0.0.0/8", "127.0.0.1", "2001:db8::/32"],
+  allowedModels: ["gpt-*", "claude-*", "openai/**"],
+  limits: [
+    { requests: 100_000_000, windowMs: 60_000 },
+    { requests: 100_000_000, windowMs: 60_000, per: "model" },
+  ],
+  quota: 1_000_000_000_000,
+};
+
+export const ADDRESS = "127.0.0.1";
+export const MODEL = "gpt-5";
+
+/** How many documents are written in one call when keys are made. */
+const DOCUMENTS_PER_WRITE = 1_000;
+
+/**
+ * Puts keys into a store as `keys.issue` would, but many in one call, and returns their secrets. The same `tag` means the
+ * same keys, so that another process can have their secrets without making them (`secretOf`).
+ */
+export async function makeKeys(
+  store: Store,
+  count: number,
+  tag: string,
+  policy: PolicyInput = POLICY,
+): Promise<string[]> {
+  const { now } = await store.read([]);
+  const record = sampleKey(policy, now);
+  const secrets = Array.from({ length: count }, (_, n) => secretOf(tag, n));
+  for (let from = 0; from < count; from += DOCUMENTS_PER_WRITE / 2) {
+    const groups = secrets.slice(from, from + DOCUMENTS_PER_WRITE / 2).flatMap((secret) => {
+      const digest = hash("sha256", secret);
+      const keyId = keyIdOf(secret);
+      const body = { ...record, secrets: [{ digest, hint: secret.slice(-4), endsAtMs: null }] };
+      return [
+        [{ id: `key:${keyId}`, expected: 0, set: JSON.parse(JSON.stringify(body)) }],
+        [{ id: `secret:${digest}`, expected: 0, set: { format: record.format, keyId } }],
+      ];
+    });
+    await store.write(groups);
+  }
+  return secrets;
+}
+
+export function secretOf(tag: string, n: number): string {
+  return `sk-${hash("sha256", `${tag} ${n}`).slice(0, 48)}`;
+}
+
+function keyIdOf(secret: string): string {
+  const random = hash("sha256", `id ${secret}`).slice(0, 24);
+  return `${random.slice(0, 3)}.${random}`;
+}
+
+export function bearer(secret: string): Record<string, string> {
+  return { authorization: `Bearer ${secret}` };
+}
+
+/** As the package comes; `options` for what a contender is about. */
+export function openGate(store: Store, options: object = {}): Keystile {
+  return createKeystile({ store, ...options } as KeystileOptions);
+}
+
+/** The whole way of a request that passes: decided, held and booked. @throws Error when it is refused */
+export async function pass(gate: Keystile, headers: Record<string, string>): Promise<void> {
+  const decision = await gate.authorize({ headers, address: ADDRESS, model: MODEL, cost: 1 });
+  if (!decision.allowed) throw new Error(decision.refusal.message);
+  await decision.settle();
+}
+
+/** As adapters do: an answer does not wait until its cost is booked. */
+export async function passWithoutWaiting(gate: Keystile, headers: Record<string, string>): Promise<void> {
+  const decision = await gate.authorize({ headers, address: ADDRESS, model: MODEL, cost: 1 });
+  if (!decision.allowed) throw new Error(decision.refusal.message);
+  void decision.settle();
+}
