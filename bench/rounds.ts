@@ -1,5 +1,5 @@
 /** Measures contenders side by side: all of them once in every round, each round beginning with another one. */
-import { fork } from "node:child_process";
+import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
 import type { Load, Sample } from "./subject.ts";
@@ -34,6 +34,12 @@ interface Worker {
   measure(load: Load): Promise<Sample>;
   close(): Promise<void>;
 }
+
+/** Whatever becomes of this process, its workers do not outlive it. */
+const running = new Set<ChildProcess>();
+process.once("exit", () => {
+  for (const child of running) child.kill("SIGKILL");
+});
 
 /** Every contender has one process for all of its scenarios. One round more, of half the time, warms up. */
 export async function measureRounds(entries: readonly Entry[], { rounds, seconds }: Pace): Promise<Series[]> {
@@ -70,10 +76,8 @@ async function startWorker({ part, subject, address = "" }: Entry): Promise<Work
   const child = fork(join(import.meta.dirname, "worker.ts"), [part, subject, address], {
     execArgv: ["--expose-gc"],
   });
-  // Whatever becomes of this process, its workers do not outlive it.
-  const kill = (): void => void child.kill("SIGKILL");
-  process.once("exit", kill);
-  child.once("exit", () => process.off("exit", kill));
+  running.add(child);
+  child.once("exit", () => running.delete(child));
   const ended = once(child, "exit");
 
   async function heard(): Promise<FromWorker> {

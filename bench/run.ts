@@ -10,6 +10,7 @@ import { parseArgs } from "node:util";
 import * as core from "./core.ts";
 import { measureCost } from "./cost.ts";
 import * as flood from "./flood.ts";
+import * as http from "./http.ts";
 import { render } from "./render.ts";
 import { keepResults, measuring } from "./results.ts";
 import { measureRounds, type Pace, type Series } from "./rounds.ts";
@@ -19,6 +20,7 @@ import * as stores from "./stores.ts";
 /** The parts, and how many rounds of how many seconds they take unless told otherwise. */
 const PARTS: Readonly<Record<string, Pace & { run(pace: Pace): Promise<Series[]> }>> = {
   core: { rounds: 7, seconds: 1, run: (pace) => measureRounds(core.entries(), pace) },
+  http: { rounds: 5, seconds: 1.5, run: (pace) => measureRounds(http.entries(), pace) },
   flood: { rounds: 5, seconds: 1, run: (pace) => measureRounds(flood.entries(), pace) },
   postgres: { rounds: 5, seconds: 1, run: (pace) => overStore("postgres", pace) },
   redis: { rounds: 5, seconds: 1, run: (pace) => overStore("redis", pace) },
