@@ -2,7 +2,7 @@
 import { memoryStore } from "keystile/memory";
 import { ADDRESS, bearer, MODEL, makeKeys, openGate, POLICY, pass, secretOf } from "./gate.ts";
 import type { Entry } from "./rounds.ts";
-import { ask, type Load, type Sample, type Subject, type Subjects } from "./subject.ts";
+import { ask, heapBytes, type Load, type Sample, type Subject, type Subjects } from "./subject.ts";
 
 const KEYS = 1_000;
 
@@ -44,11 +44,4 @@ async function flood(secretAt: (n: number) => string, passes: boolean): Promise<
   }
 
   return { measure, close: async () => void (await gate.close()) };
-}
-
-/** What cannot be collected. */
-function heapBytes(): number {
-  globalThis.gc?.();
-  globalThis.gc?.();
-  return process.memoryUsage().heapUsed;
 }

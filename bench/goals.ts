@@ -58,7 +58,7 @@ const GOALS: readonly Goal[] = [
   ...framework("Fastify", { share: 0.85, micros: 8.9 }),
   ...framework("Hono", { share: 0.8, micros: 10.4 }),
   store("Postgres, one hot key, 64 callers", ["postgres, hot key", "keystile"], 20),
-  store("The same, leased", ["postgres, hot key", "leased"], 100),
+  store("Postgres, one hot key, 64 callers, leased", ["postgres, hot key", "leased"], 100),
   store("Postgres, 10,000 keys, 256 callers", ["postgres, 10,000 keys", "keystile"], 5),
   {
     work: "Postgres, one caller: how long a request waits",
@@ -71,7 +71,7 @@ const GOALS: readonly Goal[] = [
     judge: ([own, floor]) => atMost(ratioOf(figure(own, "waitMs"), figure(floor, "waitMs")), 1.3),
   },
   store("Redis, one hot key, 64 callers", ["redis, hot key", "keystile"], 2),
-  store("The same, leased", ["redis, hot key", "leased"], 5),
+  store("Redis, one hot key, 64 callers, leased", ["redis, hot key", "leased"], 5),
   store("Redis, 10,000 keys, 256 callers", ["redis, 10,000 keys", "keystile"], 1),
   store("SQLite (WAL, `synchronous` FULL), one hot key, 64 callers", ["sqlite, hot key", "keystile"], 50),
   ...["malformed", "unknown", "over limit"].flatMap(refusing),
@@ -180,9 +180,10 @@ const NAMES: Readonly<Record<string, string>> = {
 };
 
 function refusing(what: string): readonly Goal[] {
+  const flood = `a flood of ${what === "over limit" ? "requests over the limit" : `${what} keys`}`;
   return [
     {
-      work: `Refusing a flood of ${what === "over limit" ? "requests over the limit" : `${what} keys`}`,
+      work: `Refusing ${flood}`,
       needs: [
         ["flood", what],
         ["flood", "allowed"],
@@ -192,7 +193,7 @@ function refusing(what: string): readonly Goal[] {
       judge: ([own, allowed]) => atLeast(rates(own, allowed), 1),
     },
     {
-      work: "What it leaves in memory",
+      work: `What ${flood} leaves in memory`,
       needs: [["flood", what]],
       goal: `nothing (under ${GROWTH_BYTES / 1_024} KiB)`,
       reference: ([own]) => `${round(median(own?.perSecond ?? []))} requests`,

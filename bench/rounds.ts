@@ -30,7 +30,7 @@ export interface Pace {
   readonly seconds: number;
 }
 
-interface Worker {
+export interface Worker {
   measure(load: Load): Promise<Sample>;
   close(): Promise<void>;
 }
@@ -63,7 +63,7 @@ export async function measureRounds(entries: readonly Entry[], { rounds, seconds
           if (round > 0) samples[n]?.push(sample);
         }
       }
-      for (const n of numbers) console.error(lineOf(seriesOf(entries[n] as Entry, samples[n] ?? [])));
+      for (const n of numbers) tell(seriesOf(entries[n] as Entry, samples[n] ?? []));
     }
   } finally {
     await Promise.all([...workers.values()].map((worker) => worker.close()));
@@ -72,7 +72,11 @@ export async function measureRounds(entries: readonly Entry[], { rounds, seconds
 }
 
 /** @throws Error when the process ends before it is asked to */
-async function startWorker({ part, subject, address = "" }: Entry): Promise<Worker> {
+export async function startWorker({
+  part,
+  subject,
+  address = "",
+}: Pick<Entry, "part" | "subject" | "address">): Promise<Worker> {
   const child = fork(join(import.meta.dirname, "worker.ts"), [part, subject, address], {
     execArgv: ["--expose-gc"],
   });
@@ -118,7 +122,10 @@ function rotated<T>(items: readonly T[], by: number): readonly T[] {
   return [...items.slice(at), ...items.slice(0, at)];
 }
 
-function seriesOf({ scenario, contender }: Entry, samples: readonly Sample[]): Series {
+export function seriesOf(
+  { scenario, contender }: Pick<Entry, "scenario" | "contender">,
+  samples: readonly Sample[],
+): Series {
   const names = Object.keys(samples[0]?.figures ?? {});
   return {
     scenario,
@@ -131,7 +138,9 @@ function seriesOf({ scenario, contender }: Entry, samples: readonly Sample[]): S
   };
 }
 
-function lineOf({ scenario, contender, perSecond, cpuMicros }: Series): string {
+/** What is seen while it runs. */
+export function tell({ scenario, contender, perSecond, cpuMicros }: Series): void {
   const rates = perSecond.map((rate) => Math.round(rate).toLocaleString("en-US")).join(" ");
-  return `${scenario} | ${contender}: ${rates} /s; CPU ${cpuMicros.map((micros) => micros.toFixed(2)).join(" ")} µs`;
+  const micros = cpuMicros.map((each) => each.toFixed(2)).join(" ");
+  console.error(`${scenario} | ${contender}: ${rates} /s; CPU ${micros} µs`);
 }

@@ -14,6 +14,7 @@ import * as http from "./http.ts";
 import { render } from "./render.ts";
 import { keepResults, measuring } from "./results.ts";
 import { measureRounds, type Pace, type Series } from "./rounds.ts";
+import { measureScale } from "./scale.ts";
 import { places } from "./servers.ts";
 import * as stores from "./stores.ts";
 
@@ -25,6 +26,7 @@ const PARTS: Readonly<Record<string, Pace & { run(pace: Pace): Promise<Series[]>
   postgres: { rounds: 5, seconds: 1, run: (pace) => overStore("postgres", pace) },
   redis: { rounds: 5, seconds: 1, run: (pace) => overStore("redis", pace) },
   sqlite: { rounds: 5, seconds: 1, run: (pace) => overStore("sqlite", pace) },
+  scale: { rounds: 3, seconds: 0.7, run: (pace) => measureScale(pace) },
   cost: { rounds: 20, seconds: 0, run: async () => measureCost() },
 };
 
@@ -50,7 +52,13 @@ for (const [name, { run, ...usual }] of Object.entries(PARTS)) {
     seconds: Number(values.seconds ?? usual.seconds),
   };
   const measured = measuring(pace);
-  keepResults({ [name]: measured(await run(pace)) });
+  try {
+    keepResults({ [name]: measured(await run(pace)) });
+  } catch (error) {
+    // What was measured before stands, and so do the parts that are still to come.
+    console.error(`${name}:`, error);
+    process.exitCode = 1;
+  }
 }
 render();
 

@@ -71,3 +71,10 @@ export async function timed(run: (endsAtMs: number) => Promise<number>, seconds:
   const { user, system } = process.cpuUsage(cpu);
   return { operations, seconds: elapsedMs / 1_000, cpuSeconds: (user + system) / 1e6 };
 }
+
+/** What cannot be collected. */
+export function heapBytes(): number {
+  globalThis.gc?.();
+  globalThis.gc?.();
+  return process.memoryUsage().heapUsed;
+}
