@@ -1,10 +1,10 @@
 /** The chart that the README shows: how many times over each goal is reached. Pure; nothing but text. */
 import type { Row } from "./goals.ts";
 
-const WIDTH = 860;
+const WIDTH = 880;
 const LINE = 22;
 const TOP = 40;
-const LEFT = 470;
+const LEFT = 490;
 const RIGHT = 60;
 /** From a tenth of a goal to ten times it, in powers. */
 const DECADES = [-1, 1] as const;
