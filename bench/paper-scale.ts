@@ -128,8 +128,11 @@ function lowest(holds: (perSecond: number) => boolean): number {
 /** The costs out of what was measured; undefined as long as something of it is missing. */
 export function costsOf(results: Results): Costs | undefined {
   const all = Object.values(results).flatMap(({ series }) => series);
-  const middle = (scenario: string, contender: string, figure?: string): number => {
-    const found = all.find((one) => one.scenario === scenario && one.contender === contender);
+  /** Of the last contender of a scenario, which has most of whatever grows there, unless one is named. */
+  const middle = (scenario: string, contender: string | undefined, figure?: string): number => {
+    const found = all.findLast(
+      (one) => one.scenario === scenario && (contender === undefined || one.contender === contender),
+    );
     const values =
       figure === undefined ? found?.perSecond : figure === "cpu" ? found?.cpuMicros : found?.figures[figure];
     return values === undefined || values.length === 0 ? Number.NaN : median(values);
@@ -140,7 +143,7 @@ export function costsOf(results: Results): Costs | undefined {
     writesPerShard: 2 * middle("postgres, 10,000 keys", "keystile"),
     hotAlone: middle("scale, processes, one hot key", "1 process"),
     hotShared: middle("scale, processes, one hot key", "8 processes"),
-    diskBytesPerKey: middle("scale, keys, sqlite", "1,000,000 keys", "fileBytesPerKey"),
+    diskBytesPerKey: middle("scale, keys, sqlite", undefined, "fileBytesPerKey"),
     cacheBytesPerKey: middle("scale, cache", "10,000 keys", "bytesPerKey"),
   };
   return Object.values(costs).some(Number.isNaN) ? undefined : costs;
