@@ -28,7 +28,10 @@ for (const keys of [1, 1_000]) {
   }
 
   await ask({ keys, callers: CALLERS, seconds: 1 }, request); // What is measured below is warm.
-  const { operations, seconds, cpuSeconds } = await ask({ keys, callers: CALLERS, seconds: SECONDS }, request);
+  const { operations, seconds, cpuSeconds } = await ask(
+    { keys, callers: CALLERS, seconds: SECONDS },
+    request,
+  );
   const [rate, busy] = [Math.round(operations / seconds), Math.round((100 * cpuSeconds) / seconds)];
   console.log(`${keys} key(s): ${rate} requests/s, ${busy} % of a core in this process`);
 }

@@ -1,7 +1,8 @@
 /** Decisions in process, over the memory store: what a whole one costs beside its floor, and beside others. */
 import { hash } from "node:crypto";
+import type { KeystileOptions } from "keystile";
 import { memoryStore } from "keystile/memory";
-import { ADDRESS, bearer, MODEL, makeKeys, openGate, pass, passWithoutWaiting, secretOf } from "./gate.ts";
+import { ADDRESS, bearer, MODEL, makeKeys, openGate, passing, secretOf } from "./gate.ts";
 import { peer } from "./peer.ts";
 import type { Entry } from "./rounds.ts";
 import { ask, repeat, type Subject, type Subjects } from "./subject.ts";
@@ -11,7 +12,7 @@ const KEYS = 10_000;
 export const subjects: Subjects = {
   floor: async () => hashAndLookUp(),
   keystile: async () => decisions(),
-  "one caller": async () => oneCaller(),
+  leased: async () => decisions({ leases: true }),
   unknown: async () => refusals((n) => secretOf("unknown", n)),
   malformed: async () => refusals((n) => `sk-${n} is no secret`),
   "better-auth": async () => peer("better-auth", "memory"),
@@ -29,10 +30,17 @@ export function entries(): readonly Entry[] {
       part,
       scenario,
       contender: "keystile, one caller",
-      subject: "one caller",
+      subject: "keystile",
       load: { keys: KEYS, callers: 1 },
     },
     { part, scenario, contender: "keystile, one key", subject: "keystile", load: { keys: 1, callers: 64 } },
+    {
+      part,
+      scenario,
+      contender: "keystile, one key, leased",
+      subject: "leased",
+      load: { keys: 1, callers: 64 },
+    },
     { part, scenario, contender: "keystile, unknown", subject: "unknown", load: many },
     { part, scenario, contender: "keystile, malformed", subject: "malformed", load: many },
     { part, scenario, contender: "better-auth", subject: "better-auth", load: { keys: 1, callers: 1 } },
@@ -53,30 +61,11 @@ function hashAndLookUp(): Subject {
   };
 }
 
-async function decisions(): Promise<Subject> {
+async function decisions(options: Partial<KeystileOptions> = {}): Promise<Subject> {
   const store = memoryStore();
-  const headers = (await makeKeys(store, KEYS, "core")).map(bearer);
-  const gate = openGate(store);
-  return {
-    measure: (load) => ask(load, (key) => pass(gate, headers[key] ?? {})),
-    close: async () => void (await gate.close()),
-  };
-}
-
-/** One request after the other; what is still to be booked at the end belongs to the time that was taken. */
-async function oneCaller(): Promise<Subject> {
-  const store = memoryStore();
-  const headers = (await makeKeys(store, KEYS, "core")).map(bearer);
-  const gate = openGate(store);
-  return {
-    measure: (load) =>
-      ask(
-        load,
-        (key) => passWithoutWaiting(gate, headers[key] ?? {}),
-        () => gate.flush(),
-      ),
-    close: async () => void (await gate.close()),
-  };
+  const secrets = await makeKeys(store, KEYS, "core");
+  const gate = openGate(store, options);
+  return { measure: passing(gate, secrets), close: async () => void (await gate.close()) };
 }
 
 async function refusals(secretAt: (n: number) => string): Promise<Subject> {

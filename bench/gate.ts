@@ -9,6 +9,7 @@ import {
   type Store,
 } from "keystile";
 import { sampleKey } from "keystile/testing";
+import { ask, type Subject } from "./subject.ts";
 
 /** Nothing of it is ever reached: what is measured is requests that pass. */
 export const POLICY: PolicyInput = {
@@ -77,19 +78,26 @@ export function bearer(secret: string): Record<string, string> {
  * As the package comes; `options` for what a contender is about. Only its patience is greater, so that a machine that is
  * busy with something else makes a figure worse and does not end the run.
  */
-export function openGate(store: Store, options: object = {}): Keystile {
-  return createKeystile({ store, storeTimeoutMs: 60_000, holdMs: 600_000, ...options } as KeystileOptions);
+export function openGate(store: Store, options: Partial<KeystileOptions> = {}): Keystile {
+  return createKeystile({ store, storeTimeoutMs: 60_000, holdMs: 600_000, ...options });
 }
 
-/** The whole way of a request that passes: decided, held and booked. @throws Error when it is refused */
+/**
+ * Callers of which each sends one request after the other. As adapters do, nobody waits until a cost is booked: that rides
+ * in a later write. What is still to be booked at the end belongs to the time that was taken.
+ */
+export function passing(gate: Keystile, secrets: readonly string[]): Subject["measure"] {
+  const headers = secrets.map(bearer);
+  return (load) =>
+    ask(
+      load,
+      (key) => pass(gate, headers[key] ?? {}),
+      () => gate.flush(),
+    );
+}
+
+/** A request that passes: decided and held, and on its way to be booked. @throws Error when it is refused */
 export async function pass(gate: Keystile, headers: Record<string, string>): Promise<void> {
-  const decision = await gate.authorize({ headers, address: ADDRESS, model: MODEL, cost: 1 });
-  if (!decision.allowed) throw new Error(decision.refusal.message);
-  await decision.settle();
-}
-
-/** As adapters do: an answer does not wait until its cost is booked. */
-export async function passWithoutWaiting(gate: Keystile, headers: Record<string, string>): Promise<void> {
   const decision = await gate.authorize({ headers, address: ADDRESS, model: MODEL, cost: 1 });
   if (!decision.allowed) throw new Error(decision.refusal.message);
   void decision.settle();

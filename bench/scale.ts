@@ -5,7 +5,7 @@
 import { statSync } from "node:fs";
 import { memoryStore } from "keystile/memory";
 import { openStore } from "../test/system/workers/open-store.ts";
-import { ADDRESS, bearer, makeKeys, openGate, pass, secretsOf } from "./gate.ts";
+import { ADDRESS, bearer, makeKeys, openGate, passing, secretsOf } from "./gate.ts";
 import {
   type Entry,
   measureRounds,
@@ -17,7 +17,7 @@ import {
   type Worker,
 } from "./rounds.ts";
 import { places } from "./servers.ts";
-import { ask, heapBytes, type Load, type Sample, type Subject, type Subjects, timed } from "./subject.ts";
+import { heapBytes, type Load, type Sample, type Subject, type Subjects, timed } from "./subject.ts";
 
 /** Keys in the store; of the first thousand, ten thousand and so on of them the requests are. */
 const MOST_KEYS = Number(process.env["KEYSTILE_BENCH_KEYS"] ?? 1_000_000);
@@ -131,9 +131,10 @@ async function overMemory(size: number): Promise<Subject> {
   await makeKeys(store, size, "scale");
   const storeBytesPerKey = (heapBytes() - before) / size;
   const gate = openGate(store);
+  const measure = passing(gate, secrets);
   return {
     async measure(load) {
-      const sample = await ask(load, (key) => pass(gate, bearer(secrets[key] ?? "")));
+      const sample = await measure(load);
       return { ...sample, figures: { storeBytesPerKey } };
     },
     close: async () => void (await gate.close()),
@@ -144,9 +145,10 @@ async function overSqlite(address: string): Promise<Subject> {
   const { store, close } = openStore(address);
   const secrets = secretsOf("scale", MOST_KEYS);
   const gate = openGate(store);
+  const measure = passing(gate, secrets);
   return {
     async measure(load) {
-      const sample = await ask(load, (key) => pass(gate, bearer(secrets[key] ?? "")));
+      const sample = await measure(load);
       return { ...sample, figures: { fileBytesPerKey: statSync(address).size / MOST_KEYS } };
     },
     async close() {

@@ -3,11 +3,12 @@
  * guarded UPDATE or one scripted increment per request, which authenticates nobody and decides nothing else.
  */
 import { DatabaseSync } from "node:sqlite";
+import type { KeystileOptions } from "keystile";
 import { Pool } from "pg";
 import { createClient } from "redis";
 import { openStore } from "../test/system/workers/open-store.ts";
 import { percentile } from "./figures.ts";
-import { ADDRESS, bearer, MODEL, makeKeys, openGate, pass } from "./gate.ts";
+import { ADDRESS, bearer, MODEL, makeKeys, openGate, passing } from "./gate.ts";
 import { peer } from "./peer.ts";
 import type { Entry } from "./rounds.ts";
 import type { places } from "./servers.ts";
@@ -16,15 +17,12 @@ import { ask, type Load, repeat, type Sample, type Subject, type Subjects } from
 const KEYS = 10_000;
 const QUOTA = 1_000_000_000;
 
-/** How a key that is hot in a process may be decided without a round trip; undefined where that is not to be measured. */
-const LEASES = process.env["KEYSTILE_BENCH_LEASES"];
-
 export const subjects: Subjects = {
   "postgres floor": postgresFloor,
   "redis floor": redisFloor,
   "sqlite floor": sqliteFloor,
   keystile: (address) => throughStore(address, "strict", {}),
-  leased: (address) => throughStore(address, "leased", { leases: JSON.parse(LEASES || "true") }),
+  leased: (address) => throughStore(address, "leased", { leases: true }),
   "postgres better-auth": (address) => peer("better-auth", "postgres", address),
   "sqlite better-auth": (address) => peer("better-auth", "sqlite", address),
   "postgres rate-limiter-flexible": (address) => peer("rate-limiter-flexible", "postgres", address),
@@ -60,42 +58,41 @@ const ASKED: Readonly<Record<Kind, Readonly<Record<string, readonly string[]>>>>
 
 export function entries(kind: Kind, address: string): readonly Entry[] {
   return Object.entries(ASKED[kind]).flatMap(([name, contenders]) =>
-    contenders
-      .filter((contender) => contender !== "leased" || LEASES !== undefined)
-      .map((contender) => ({
-        ...{ part: "stores", scenario: `${kind}, ${name}`, contender, address },
-        subject: ["keystile", "leased"].includes(contender) ? contender : `${kind} ${contender}`,
-        load: SCENARIOS[name as keyof typeof SCENARIOS],
-      })),
+    contenders.map((contender) => ({
+      ...{ part: "stores", scenario: `${kind}, ${name}`, contender, address },
+      subject: ["keystile", "leased"].includes(contender) ? contender : `${kind} ${contender}`,
+      load: SCENARIOS[name as keyof typeof SCENARIOS],
+    })),
   );
 }
 
-async function throughStore(address: string, tag: string, options: object): Promise<Subject> {
+async function throughStore(
+  address: string,
+  tag: string,
+  options: Partial<KeystileOptions>,
+): Promise<Subject> {
   const { store, close } = openStore(address);
   await store.setup();
-  const headers = (await makeKeys(store, KEYS, tag)).map(bearer);
+  const secrets = await makeKeys(store, KEYS, tag);
   const gate = openGate(store, options);
+
+  const measure = passing(gate, secrets);
 
   async function waited(key: number): Promise<number> {
     const startedAtMs = performance.now();
-    const request = { headers: headers[key] ?? {}, address: ADDRESS, model: MODEL, cost: 1 };
+    const request = { headers: bearer(secrets[key] ?? ""), address: ADDRESS, model: MODEL, cost: 1 };
     const decision = await gate.authorize(request);
     const waitedMs = performance.now() - startedAtMs;
     if (!decision.allowed) throw new Error(decision.refusal.message);
-    // Booked while the client gets its answer: in the time of the store, but not of the request.
-    await decision.settle();
+    // Booked while the client gets its answer: in the time of the store, but not of the request. Under a lease it is
+    // booked when that is written next, and nobody waits for that.
+    if (options.leases === undefined) await decision.settle();
+    else void decision.settle();
     return waitedMs;
   }
 
   return {
-    measure: (load) =>
-      load.callers === 1
-        ? timedEach(load, waited)
-        : ask(
-            load,
-            (key) => pass(gate, headers[key] ?? {}),
-            () => gate.flush(),
-          ),
+    measure: (load) => (load.callers === 1 ? timedEach(load, waited) : measure(load)),
     async close() {
       await gate.close();
       await close();
