@@ -86,7 +86,7 @@ test("every invariant holds with leases, a change is seen when they end, and a c
 
   const share = Math.min(1, STEPS / 1_000_000) * LEASED_SHARE;
   for (const [name, least] of Object.entries({
-    leased: 10_000,
+    leased: 500,
     allowed: 10_000,
     collected: 250,
     corrections: 150,
