@@ -17,6 +17,7 @@ export interface NodeRequest {
   readonly destroyed: boolean;
   readonly readableEnded: boolean;
   readonly readableLength: number;
+  readonly stream?: Http2Stream | undefined;
   read(): unknown;
   unshift(chunk: Uint8Array): void;
   resume(): unknown;
@@ -29,12 +30,19 @@ export interface NodeResponse {
   statusCode: number;
   readonly headersSent: boolean;
   readonly destroyed: boolean;
+  readonly stream?: Http2Stream | undefined;
   getHeader(name: string): unknown;
   setHeader(name: string, value: string): unknown;
   writeHead(status: number): unknown;
   write(bytes: Uint8Array): boolean;
   end(body: string): unknown;
   on(event: string, listener: () => void): unknown;
+}
+
+/** What both have over HTTP/2. It alone tells of a client that went: what it sent and was sent seems to be complete. */
+export interface Http2Stream {
+  readonly aborted: boolean;
+  readonly destroyed: boolean;
 }
 
 /** How an adapter hands in one request of a Node server. */
@@ -84,7 +92,7 @@ export async function passExchange<R>(guard: Guard<R>, exchange: Exchange<R>): P
     endMeter?.();
     admitted.end(response.headersSent && response.statusCode >= 400 ? "failed" : how);
   };
-  response.on("finish", () => over("complete"));
+  response.on("finish", () => over(isAborted(response) ? "cut" : "complete"));
   response.on("close", () => over("cut"));
   return decision;
 }
@@ -117,20 +125,22 @@ export function peekBody(incoming: NodeRequest, maxBytes: number): Promise<Uint8
         chunks.push(chunk);
         size += chunk.byteLength;
       }
-      if (size > maxBytes) putBack(undefined);
+      if (isAborted(incoming)) onClose();
+      else if (size > maxBytes) putBack(undefined);
       else if (isReceived(incoming)) putBack(joinBytes(chunks));
     }
     /** Only if the end comes as a surprise: then the bytes are known, but cannot be put back. */
     function onEnd(): void {
       stop();
-      resolve(joinBytes(chunks));
+      if (isAborted(incoming)) reject(CLIENT_GONE);
+      else resolve(joinBytes(chunks));
     }
     function onClose(): void {
       stop();
       reject(CLIENT_GONE);
     }
 
-    if (incoming.destroyed && !incoming.readableEnded) return reject(CLIENT_GONE);
+    if ((incoming.destroyed && !incoming.readableEnded) || isAborted(incoming)) return reject(CLIENT_GONE);
     // Somebody has read it.
     if (incoming.readableEnded) return resolve(undefined);
     if (isReceived(incoming) && incoming.readableLength === 0) return resolve(new Uint8Array());
@@ -156,8 +166,12 @@ function orGone(error: unknown): typeof CLIENT_GONE {
 }
 
 /** Whether the client is gone, or somebody else has answered, as a timeout in front of the guard may do. */
-function isTaken({ destroyed, headersSent }: NodeResponse): boolean {
-  return destroyed || headersSent;
+function isTaken({ destroyed, headersSent, stream }: NodeResponse): boolean {
+  return destroyed || headersSent || stream?.destroyed === true;
+}
+
+function isAborted({ stream }: NodeRequest | NodeResponse): boolean {
+  return stream?.aborted === true;
 }
 
 function respond(response: NodeResponse, { status, headers, body }: Answer): void {

@@ -49,6 +49,11 @@ export function keystile(
     if (arrived.answer !== undefined) return respond(arrived.answer);
     const admitted = await arrived.admit(async (maxBytes) => ({ bytes: await readBytes(raw, maxBytes) }));
     if (admitted.answer !== undefined) return respond(admitted.answer);
+    if (incoming?.aborted === true || incoming?.socket?.destroyed === true) {
+      // The client went while it was judged; over HTTP/2 what it had sent of a body seems to be all. Nobody reads this.
+      admitted.end("failed");
+      return new Response(null, { status: 400 });
+    }
 
     c.set("keystile", admitted.decision);
     // Set before the handler runs, so that they are on whatever it or an error handler answers.
@@ -91,7 +96,11 @@ function respond({ status, headers, body }: Answer): Response {
 
 /** The request of Node under that of `@hono/node-server`, which alone has the URL as it was received. */
 function incomingOf(c: Context) {
-  type Incoming = { readonly url?: string; readonly socket?: { readonly remoteAddress?: string } };
+  type Incoming = {
+    readonly url?: string;
+    readonly socket?: { readonly remoteAddress?: string; readonly destroyed?: boolean };
+    readonly aborted?: boolean;
+  };
   return (c.env as { readonly incoming?: Incoming } | undefined)?.incoming;
 }
 
