@@ -2,13 +2,15 @@ import type { UsageMeter } from "./usage-meter.js";
 
 /**
  * Reads the bytes of a request's body, which stays readable for whoever comes next. `undefined` when somebody has
- * read it already, or when it is longer than `maxBytes`; no more than that is ever kept.
+ * read it already, when it is longer than `maxBytes` (no more than that is ever kept), or when it cannot be had.
  *
  * @throws whatever the body's stream throws when it breaks.
  */
 export async function readBytes(request: Request, maxBytes: number): Promise<Uint8Array | undefined> {
-  if (request.body === null) return new Uint8Array();
-  if (request.bodyUsed || Number(request.headers.get("content-length")) > maxBytes) return undefined;
+  const source = bodyOf(request);
+  if (source === null) return new Uint8Array();
+  if (source === undefined || request.bodyUsed || Number(request.headers.get("content-length")) > maxBytes)
+    return undefined;
   const reader = (request.clone().body as ReadableStream<Uint8Array>).getReader();
   const chunks: Uint8Array[] = [];
   let size = 0;
@@ -22,6 +24,15 @@ export async function readBytes(request: Request, maxBytes: number): Promise<Uin
     chunks.push(read.value);
   }
   return joinBytes(chunks);
+}
+
+/** `undefined` where there is no telling: servers make a `Request` late, and cannot of every URL, as with user info. */
+function bodyOf(request: Request): Request["body"] | undefined {
+  try {
+    return request.body;
+  } catch {
+    return undefined;
+  }
 }
 
 /** One array of bytes out of many. */
