@@ -18,7 +18,7 @@ import {
   type WireAnswer,
 } from "./adapters-servers.js";
 import { breakable } from "./breakable-store.js";
-import { comparable, JSON_TYPE, LISTED, packetsOf, type Row, seen } from "./wire-requests.js";
+import { comparable, JSON_TYPE, LISTED, packetsOf, type Request, seen } from "./wire-requests.js";
 
 /* How all adapters behave over real sockets: faults, options, and how answers end. What they answer is in `wire.test.ts`. */
 
@@ -70,11 +70,8 @@ async function start(options?: Common): Promise<Map<string, number>> {
   return new Map(await Promise.all(started));
 }
 
-/** What differs from a GET with a key that may do anything. */
-type Sent = Omit<Row, "answer">;
-
-function bytesOf(sent: Sent): Buffer {
-  return Buffer.concat(packetsOf({ ...sent }, secrets));
+function bytesOf(request: Request): Buffer {
+  return Buffer.concat(packetsOf(request, secrets));
 }
 
 describe("every adapter", () => {

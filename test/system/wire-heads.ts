@@ -7,6 +7,7 @@ import {
   missing,
   OPEN,
   ok,
+  type Request,
   type Row,
   THERE,
   undetermined,
@@ -103,7 +104,7 @@ export const CREDENTIALS: Rows = {
 };
 
 /** What the parser under all servers refuses, so that no guard is asked and no handler runs. */
-function refusedAtOnce(status: number, rows: Readonly<Record<string, Omit<Row, "answer">>>): Rows {
+function refusedAtOnce(status: number, rows: Readonly<Record<string, Request>>): Rows {
   const all = Object.entries(rows).map(([name, row]) => [
     name,
     { ...row, answer: [status], unheard: "everywhere" },

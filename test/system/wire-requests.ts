@@ -2,8 +2,8 @@ import { expect } from "vitest";
 import type { WireAnswer } from "./adapters-servers.js";
 import type { Fields } from "./wire-http2.js";
 
-/** One request as data, and what every server must answer to it. */
-export interface Row {
+/** One request as data. */
+export interface Request {
   readonly line?: string;
   /** Default: HTTP/1.1. */
   readonly version?: string;
@@ -14,6 +14,10 @@ export interface Row {
   readonly raw?: string;
   /** How the body comes: a byte at a time; or its first half, and then no more. Default: with the head. */
   readonly pace?: "slow" | "cut";
+}
+
+/** A request, and what every server must answer to it. */
+export interface Row extends Request {
   /** 200 with what the handler saw of the request, or a refusal with its public code. */
   readonly answer: readonly [status: number, seen?: unknown];
   readonly headers?: Readonly<Record<string, unknown>>;
@@ -35,10 +39,10 @@ export const undetermined = [403, "model_access_denied"] as const;
 export type Secrets = Readonly<Record<string, string>>;
 
 /** The request in the packets it is sent in. */
-export function packetsOf(row: Row, secrets: Secrets): readonly Buffer[] {
-  const { line = "GET /v1/chat", version = "HTTP/1.1", fields = [OPEN], raw } = row;
+export function packetsOf(request: Request, secrets: Secrets): readonly Buffer[] {
+  const { line = "GET /v1/chat", version = "HTTP/1.1", fields = [OPEN], raw } = request;
   if (raw !== undefined) return [Buffer.from(named(raw, secrets), "latin1")];
-  const content = contentOf(row);
+  const content = contentOf(request);
   const isFramed = fields.some((field) => /^(?:transfer-encoding|content-length) *:/i.test(field));
   const isBare = content.length === 0 && !line.startsWith("POST");
   const length = isFramed || isBare ? [] : [`Content-Length: ${content.length}`];
@@ -46,24 +50,26 @@ export function packetsOf(row: Row, secrets: Secrets): readonly Buffer[] {
   const host = fields.some((field) => field.startsWith("Host:")) ? [] : ["Host: localhost"];
   const head = [`${line} ${version}`, ...host, ...fields, ...length, ...close, "", ""].join("\r\n");
   const bytes = Buffer.from(named(head, secrets), "latin1");
-  if (row.pace === "slow") return [bytes, ...Array.from(content, (byte) => Buffer.of(byte))];
-  if (row.pace === "cut") return [Buffer.concat([bytes, content.subarray(0, content.length / 2)])];
+  if (request.pace === "slow") return [bytes, ...Array.from(content, (byte) => Buffer.of(byte))];
+  if (request.pace === "cut") return [Buffer.concat([bytes, content.subarray(0, content.length / 2)])];
   return [Buffer.concat([bytes, content])];
 }
 
 /** The same request over HTTP/2; undefined where it cannot be said there, or means something else. */
 export function http2Of(
-  row: Row,
+  request: Request,
   secrets: Secrets,
 ): { readonly fields: Fields; readonly body: Buffer } | undefined {
-  const { line = "GET /v1/chat", version, fields = [OPEN], raw, pace } = row;
+  const { line = "GET /v1/chat", version, fields = [OPEN], raw, pace } = request;
   const [method = "", path = ""] = line.split(" ");
   const isOdd = fields.some((field) => /^(?:connection|upgrade|transfer-encoding|host|expect):/i.test(field));
   // A blank at an end, and a byte that is none of a field, make a field invalid there, and nobody gets to see it.
   const isInvalid = fields.some((field) => /: [ \t]|:\t|[ \t]$/.test(field));
   if (isOdd || isInvalid || raw !== undefined || pace !== undefined || version !== undefined)
     return undefined;
-  if (!path.startsWith("/")) return undefined;
+  // There a body need not be declared, and that of a GET is nobody's business.
+  const isUndeclared = /^(?:GET|HEAD)$/.test(method) && contentOf(request).length > 0;
+  if (!path.startsWith("/") || isUndeclared) return undefined;
   const pseudo = [
     [":method", method],
     [":scheme", "http"],
@@ -75,7 +81,7 @@ export function http2Of(
     const value = field.slice(colon + 1).replace(/^ /, "");
     return [field.slice(0, colon).toLowerCase(), named(value, secrets)];
   });
-  return { fields: [...pseudo, ...said], body: contentOf(row) };
+  return { fields: [...pseudo, ...said], body: contentOf(request) };
 }
 
 /** Whether a guard has answered, or let a handler answer: frameworks and parsers have no id for a request. */
@@ -105,7 +111,7 @@ export function seen({ body }: WireAnswer): unknown {
   }
 }
 
-function contentOf({ body = "" }: Row): Buffer {
+function contentOf({ body = "" }: Request): Buffer {
   return Buffer.from(body as Uint8Array);
 }
 
