@@ -44,7 +44,7 @@ export function composeRequest(random: Random): Request {
     ? `POST ${random.pick(["/v1/chat", "/v1/x?y=1", "/"])}`
     : random.pick(lines);
   return {
-    line: random.chance(0.95) ? line : mutated(line, random),
+    line: random.chance(0.95) ? line : line.replace(/(?<= ).+/, (path) => mutated(path, random)),
     fields: pickedFields.map((field) => (random.chance(0.95) ? field : mutated(field, random))),
     // No runtime has a TRACE with a body.
     ...(random.chance(0.7) && !line.startsWith("TRACE") && { body: random.pick(bodies) }),

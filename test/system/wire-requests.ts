@@ -116,5 +116,5 @@ function contentOf({ body = "" }: Request): Buffer {
 }
 
 function named(text: string, secrets: Secrets): string {
-  return text.replace(/\$([A-Z]+)/g, (_, name: string) => secrets[name] ?? "");
+  return text.replace(/\$([A-Z]+)/g, (_, name: string) => secrets[name] ?? name);
 }
