@@ -15,7 +15,10 @@ const lines = pieces(({ line = "" }) => [line]).filter(
   (line) => line !== "" && !line.includes("@") && isShort(line),
 );
 const bodies = pieces(({ body }) => (body === undefined ? [] : [body]));
-const fields = pieces(({ fields = [] }) => fields.filter(isShort));
+/** With a length that is none of its body's the rest is another request. */
+const fields = pieces(({ fields = [] }) => fields.filter(isShort)).filter(
+  (field) => !/^content-length: \d+$/i.test(field),
+);
 const frames = /^(?:content-length|transfer-encoding|expect|host|connection|upgrade) *:/i;
 /** Most of what there is makes no request that anybody understands, so most are left out of most. */
 const plainFields = fields.filter((field) => !frames.test(field) && /^[\w-]+:[\x20-\x7e]*$/.test(field));
