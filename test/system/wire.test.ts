@@ -260,3 +260,27 @@ describe(`random requests, seed ${SEED}`, () => {
       expect(statuses.get(status)).toBeGreaterThan(RANDOM_REQUESTS / 50);
   });
 });
+
+test(`bytes changed at random, seed ${SEED}: never a failure, and nothing without a key`, async () => {
+  const random = randomFrom(SEED);
+  const requests = Object.values({ ...CREDENTIALS, ...FRAMES, ...ROUTES, ...PROXIES, ...BODIES })
+    .map((row) => Buffer.concat(packetsOf(row, secrets)))
+    .filter((bytes) => bytes.length < 5_000);
+  const statuses = new Set<number>();
+  for (let at = 0; at < RANDOM_REQUESTS; at++) {
+    const bytes = Buffer.from(random.pick(requests));
+    for (let changes = random.between(1, 4); changes > 0; changes--) {
+      bytes[random.between(0, bytes.length - 1)] = random.between(0, 255);
+    }
+    const told = await ask(ports, (port) => cutOff(port, [bytes]));
+    const hasKey = Object.values(secrets).some((secret) => bytes.includes(secret));
+    for (const { name, status, runs } of told) {
+      statuses.add(status);
+      const found = { name, failed: status === 500, runs: hasKey ? 0 : runs };
+      expect(found, `KEYSTILE_SEED=${SEED}, request ${at}: ${bytes.toString("latin1")}`).toEqual({
+        ...{ name, failed: false, runs: 0 },
+      });
+    }
+  }
+  for (const status of [200, 400, 401, 403]) expect(statuses).toContain(status);
+});
