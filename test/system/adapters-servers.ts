@@ -18,8 +18,9 @@ import * as expressGuard from "../../src/adapters/express.js";
 import * as fastifyGuard from "../../src/adapters/fastify.js";
 import * as honoGuard from "../../src/adapters/hono.js";
 import * as nodeGuard from "../../src/adapters/node.js";
-import type { GuardOptions } from "../../src/guard-options.js";
+import type { GuardOptions, ObservingOptions } from "../../src/guard-options.js";
 import type { Allowed, Keystile } from "../../src/index.js";
+import type { Judged } from "../../src/observing.js";
 
 /** What one application does on every framework: it tells what was judged and received, or ends as the path says. */
 export interface Plan {
@@ -32,52 +33,78 @@ export interface Plan {
   readonly isQuick?: boolean;
 }
 
+/** What is found on a request that was let in: nothing of it where there is no guard. */
+export type Found = Allowed | Judged | undefined;
+
 /** Makes the plan for a request that was let in. */
-export type Planner = (url: string, decision: Allowed, body: string) => Plan;
+export type Planner<F = Allowed> = (url: string, found: F, body: string) => Plan;
 
 /** Options that every guard has. */
 export type Common = Omit<GuardOptions<unknown>, "address">;
 
 export type StartServer = (gate: Keystile, options?: Common, planner?: Planner) => Promise<Server>;
 
-export const SERVERS: Readonly<Record<string, StartServer>> = {
-  "node:http": async (gate, options = {}, planner = planOf) =>
-    createServer(nodeListener(gate, options, planner)),
+/** How all of them are started: also with a guard that only observes, or without any. */
+type AnyOptions = Common | Omit<ObservingOptions<unknown>, "address">;
+type StartAny = (gate: Keystile | undefined, options: AnyOptions, planner: Planner<Found>) => Promise<Server>;
 
-  "express 5": async (gate, options = {}, planner = planOf) =>
-    createServer(expressApp(express(), gate, options, planner)),
+/** Starts a server whose guard, if there is one, lets everything through. */
+export function startOpen(
+  name: string,
+  gate: Keystile | undefined,
+  options: Omit<ObservingOptions<unknown>, "address" | "mode">,
+  planner: Planner<Judged | undefined>,
+): Promise<Server> {
+  return (STARTS[name] as StartAny)(gate, { ...options, mode: "observe" }, planner as Planner<Found>);
+}
 
-  "express 4": async (gate, options = {}, planner = planOf) =>
+const STARTS: Readonly<Record<string, StartAny>> = {
+  "node:http": async (gate, options, planner) => createServer(nodeListener(gate, options, planner)),
+
+  "express 5": async (gate, options, planner) => createServer(expressApp(express(), gate, options, planner)),
+
+  "express 4": async (gate, options, planner) =>
     createServer(expressApp(express4() as unknown as ReturnType<typeof express>, gate, options, planner)),
 
-  "fastify 5": async (gate, options = {}, planner = planOf) =>
+  "fastify 5": async (gate, options, planner) =>
     fastifyServer(fastify({ bodyLimit: 50_000_000, forceCloseConnections: true }), gate, options, planner),
 
-  hono: async (gate, options = {}, planner = planOf) =>
+  hono: async (gate, options, planner) =>
     createAdaptorServer({ fetch: honoApp(gate, options, planner).fetch }) as Server,
 };
+
+export const SERVERS: Readonly<Record<string, StartServer>> = Object.fromEntries(
+  Object.entries(STARTS).map(([name, start]) => [
+    name,
+    (gate, options = {}, planner = planOf) => start(gate, options, planner as Planner<Found>),
+  ]),
+);
 
 /** The same over HTTP/2 without TLS, where a framework serves it. */
 export const HTTP2_SERVERS: Readonly<Record<string, StartServer>> = {
   "node:http2": async (gate, options = {}, planner = planOf) =>
-    createHttp2Server(nodeListener(gate, options, planner) as never) as unknown as Server,
+    createHttp2Server(nodeListener(gate, options, planner as Planner<Found>) as never) as unknown as Server,
 
   "fastify 5": async (gate, options = {}, planner = planOf) => {
     const app = fastify({ http2: true, bodyLimit: 50_000_000 }) as unknown as FastifyInstance;
-    return fastifyServer(app, gate, options, planner);
+    return fastifyServer(app, gate, options, planner as Planner<Found>);
   },
 
   hono: async (gate, options = {}, planner = planOf) => {
-    const { fetch } = honoApp(gate, options, planner);
+    const { fetch } = honoApp(gate, options, planner as Planner<Found>);
     return createAdaptorServer({ fetch, createServer: createHttp2Server }) as unknown as Server;
   },
 };
 
-function nodeListener(gate: Keystile, options: Common, planner: Planner): RequestListener {
-  const guard = nodeGuard.keystile(gate, options);
+function nodeListener(
+  gate: Keystile | undefined,
+  options: AnyOptions,
+  planner: Planner<Found>,
+): RequestListener {
+  const guard = gate && nodeGuard.keystile(gate, options as Common);
   async function handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const decision = await guard(request, response);
-    if (decision === undefined) return;
+    const decision = await guard?.(request, response);
+    if (guard !== undefined && decision === undefined) return;
     const plan = planner(request.url ?? "", decision, await textOf(request));
     await play(plan, response);
   }
@@ -91,11 +118,11 @@ function nodeListener(gate: Keystile, options: Common, planner: Planner): Reques
 
 async function fastifyServer(
   app: FastifyInstance,
-  gate: Keystile,
-  options: Common,
-  planner: Planner,
+  gate: Keystile | undefined,
+  options: AnyOptions,
+  planner: Planner<Found>,
 ): Promise<Server> {
-  await app.register(fastifyGuard.keystile, { gate, ...options });
+  if (gate !== undefined) await app.register(fastifyGuard.keystile, { gate, ...options });
   // As a proxy has it: whatever comes, as bytes.
   app.removeAllContentTypeParsers();
   app.addContentTypeParser("*", { parseAs: "buffer" }, (_request, body, done) => done(null, body));
@@ -103,7 +130,11 @@ async function fastifyServer(
     reply.code(error.statusCode ?? 500).send(error.message),
   );
   app.all("*", async (request, reply) => {
-    const plan = planner(request.originalUrl, request.keystile, String(request.body ?? ""));
+    const plan = planner(
+      request.originalUrl,
+      request.keystile ?? request.keystileJudged ?? undefined,
+      String(request.body ?? ""),
+    );
     reply.hijack();
     for (const [name, value] of Object.entries(reply.getHeaders())) reply.raw.setHeader(name, String(value));
     await play(plan, reply.raw);
@@ -112,13 +143,17 @@ async function fastifyServer(
   return app.server;
 }
 
-function honoApp(gate: Keystile, options: Common, planner: Planner): Hono<honoGuard.KeystileEnv> {
-  const app = new Hono<honoGuard.KeystileEnv>();
+function honoApp(
+  gate: Keystile | undefined,
+  options: AnyOptions,
+  planner: Planner<Found>,
+): Hono<honoGuard.KeystileEnv & honoGuard.ObservingEnv> {
+  const app = new Hono<honoGuard.KeystileEnv & honoGuard.ObservingEnv>();
   app.onError((error, c) => c.text(error.message, 500));
-  app.use(honoGuard.keystile(gate, options));
+  if (gate !== undefined) app.use(honoGuard.keystile(gate, options as Common));
   app.all("*", async (c) => {
     const url = (c.env as { incoming: IncomingMessage }).incoming.url ?? "";
-    const plan = planner(url, c.get("keystile"), await c.req.text());
+    const plan = planner(url, c.get("keystile") ?? c.get("keystileJudged"), await c.req.text());
     const { status, type = "text/plain", end } = plan;
     const steps = stepsOf(plan);
     const body = new ReadableStream<Uint8Array>({
@@ -140,17 +175,16 @@ function honoApp(gate: Keystile, options: Common, planner: Planner): Hono<honoGu
 
 function expressApp(
   app: ReturnType<typeof express>,
-  gate: Keystile,
-  options: Common,
-  planner: Planner,
+  gate: Keystile | undefined,
+  options: AnyOptions,
+  planner: Planner<Found>,
 ): typeof app {
-  app.use(expressGuard.keystile(gate, options));
+  if (gate !== undefined) app.use(expressGuard.keystile(gate, options));
+  const find = options.mode === "observe" ? expressGuard.judgedOf : expressGuard.decisionOf;
   app.use(async (request: Request, response, next) => {
     try {
-      await play(
-        planner(request.originalUrl, expressGuard.decisionOf(request), await textOf(request)),
-        response,
-      );
+      const found = gate && find(request);
+      await play(planner(request.originalUrl, found, await textOf(request)), response);
     } catch (error) {
       next(error);
     }
