@@ -11,11 +11,17 @@ import type { Endurance, Endured } from "./workers/endurer.ts";
  * run of docs/endurance.md; `KEYSTILE_SEED=n` begins elsewhere.
  */
 
-const REQUESTS = Number(process.env["KEYSTILE_ENDURANCE_REQUESTS"] ?? 40_000);
+const REQUESTS = Number(process.env["KEYSTILE_ENDURANCE_REQUESTS"] ?? 25_000);
 const SEED = Number(process.env["KEYSTILE_SEED"] ?? Date.now() % 1_000_000_007);
 
-/** What the heap may grow by after a tenth of the way, whatever comes then. */
-const MAX_GROWTH_BYTES = 8 * 1024 * 1024;
+/** A short run would not show what each stranger leaves behind, so it has more of them. */
+const FLOOD = REQUESTS < 200_000 ? 500 : 0;
+
+/**
+ * What the heap may grow by after a tenth of the way, whatever comes then. In the long run the records of 300 keys fill
+ * up with the models that they count; what it would take to remember 180,000 strangers is more.
+ */
+const MAX_GROWTH_BYTES = (FLOOD > 0 ? 4 : 8) * 1_048_576;
 
 const folder = mkdtempSync(join(tmpdir(), "keystile-endurance-"));
 const worker = join(import.meta.dirname, "workers/endurer.ts");
@@ -29,7 +35,7 @@ describe.each([
   let endured: Endured;
 
   test(`an hour of requests, and an end that nothing outlives (seed ${SEED})`, async () => {
-    const endurance: Endurance = { store, seed: SEED, requests };
+    const endurance: Endurance = { store, seed: SEED, requests, flood: FLOOD };
     const { stdout } = await promisify(execFile)(
       process.execPath,
       ["--expose-gc", "--disable-warning=ExperimentalWarning", worker, JSON.stringify(endurance)],
@@ -43,13 +49,13 @@ describe.each([
         `${JSON.stringify(endured.outcomes)}; at the end ${JSON.stringify(endured.close)}`,
     );
     expect(endured.virtualMs).toBeGreaterThanOrEqual(3_600_000);
-    expect(endured.unknownKeys).toBeGreaterThan(requests * 0.18);
-    expect(endured.addresses).toBeGreaterThan(requests * 0.09);
+    expect(endured.unknownKeys).toBeGreaterThan(requests * 0.15);
+    expect(endured.addresses).toBeGreaterThan(requests * 0.08);
   });
 
   test("memory is bounded", () => {
     const [first = 0, ...later] = endured.heap;
-    expect(later.length).toBeGreaterThanOrEqual(8);
+    expect(later).toHaveLength(9);
     expect(Math.max(...later) - first).toBeLessThan(MAX_GROWTH_BYTES);
   });
 
@@ -57,7 +63,9 @@ describe.each([
     expect(endured.unhandled).toEqual([]);
     expect(endured.eventsTold).toBeGreaterThan(endured.requests);
     const reasons = ["allowed", "credential_missing", "credential_malformed", "key_unknown", "key_disabled"];
-    reasons.push("model_not_allowed", "address_not_allowed", "rate_limited", "key_quota_exhausted");
+    reasons.push("model_not_allowed", "address_not_allowed");
+    // Of so many in an hour some come too fast, and use a quota up.
+    if (endured.requests >= 20_000) reasons.push("rate_limited", "key_quota_exhausted");
     expect(Object.keys(endured.outcomes)).toEqual(expect.arrayContaining(reasons));
   });
 

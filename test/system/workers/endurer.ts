@@ -23,6 +23,8 @@ export interface Endurance {
   readonly store: string;
   readonly seed: number;
   readonly requests: number;
+  /** So many more with each batch of 250, of strangers: each an unknown key from an address of its own. */
+  readonly flood: number;
 }
 
 export interface Endured {
@@ -60,7 +62,7 @@ const USAGE = {
   ...{ cachedInputTokens: 0, cacheWriteTokens: 0, reasoningTokens: 0 },
 };
 
-const { store: where, seed, requests } = JSON.parse(process.argv[2] ?? "{}") as Endurance;
+const { store: where, seed, requests, flood } = JSON.parse(process.argv[2] ?? "{}") as Endurance;
 const collectGarbage = (globalThis as { gc?: () => void }).gc as () => void;
 const random: Random = randomFrom(seed);
 const clock = manualClock();
@@ -145,7 +147,7 @@ async function issueKeys(gate: Keystile): Promise<readonly Known[]> {
   const kinds = [
     {},
     { quota: 1_000_000_000 },
-    { quota: 50 },
+    { quota: 8 },
     { limits: [{ requests: 100_000, windowMs: 60_000, per: "model" as const }] },
     { limits: [{ inFlight: 50 }, { tokens: 1_000_000, windowMs: 60_000 }] },
     { account: account.id, quota: 1_000_000 },
@@ -169,9 +171,7 @@ function book(keyId: string, cost: number): void {
   booked.set(keyId, (booked.get(keyId) ?? 0) + cost);
 }
 
-/** Each address comes once, in a tenth of the requests; the others come from a few. */
-function nextAddress(): string {
-  if (below(10) > 0) return `10.0.0.${below(200)}`;
+function newAddress(): string {
   const n = addresses++;
   return n % 2 === 0
     ? `11.${(n >> 16) & 255}.${(n >> 8) & 255}.${n & 255}`
@@ -187,7 +187,13 @@ async function request(gate: Keystile, keys: readonly Known[]): Promise<void> {
   const model = below(4) === 0 ? `made-up-${below(1_000_000)}` : `gpt-${below(5)}`;
   const headers = kind < 28 && kind >= 25 ? {} : { authorization: `Bearer ${secret}` };
   const cost = below(5);
-  const decision = await gate.authorize({ headers, address: nextAddress(), model, cost, tokens: 10 });
+  const decision = await gate.authorize({
+    headers,
+    address: below(10) === 0 ? newAddress() : `10.0.0.${below(200)}`,
+    model,
+    cost,
+    tokens: 10,
+  });
   count(decision.allowed ? "allowed" : decision.refusal.reason);
   if (!decision.allowed) return;
   endSomehow(decision, cost);
@@ -207,6 +213,14 @@ function endSomehow(decision: Allowed, estimate: number): void {
   if (way < 5) return void decision.void();
   book(decision.key.id, actual);
   void decision.settle(actual, { ...USAGE });
+}
+
+async function strange(gate: Keystile): Promise<void> {
+  const decision = await gate.authorize({
+    headers: { "x-api-key": `sk-${String(unknownKeys++).padStart(48, "v")}` },
+    address: newAddress(),
+  });
+  count(decision.allowed ? "allowed" : decision.refusal.reason);
 }
 
 /** A key that lives for one request. */
@@ -294,14 +308,18 @@ async function endure(): Promise<Endured> {
   listenBadly(gate);
   const keys = await settled(issueKeys(gate));
 
+  // What is bounded is to be full when its growth is measured: there are 10,000 counts of addresses.
+  if (flood > 0) await settled(Promise.all(Array.from({ length: 11_000 }, () => strange(gate))));
+
   const heap: number[] = [];
   const batches = Math.ceil(requests / BATCH);
   for (let batch = 0; batch < batches; batch++) {
     const work = Array.from({ length: BATCH }, () => request(gate, keys));
-    await settled(Promise.all([...work, ...(batch % 4 === 0 ? [churn(gate)] : [])]));
+    const flooded = Array.from({ length: flood }, () => strange(gate));
+    await settled(Promise.all([...work, ...flooded, ...(batch % 4 === 0 ? [churn(gate)] : [])]));
     advance(HOUR_MS / batches);
     while (left[0] !== undefined && left[0].sinceMs < clock.now() - 2 * REQUEST_TIMEOUT_MS) left.shift();
-    if ((batch + 1) % Math.ceil(batches / 10) === 0) heap.push(heapNow());
+    if (Math.floor(((batch + 1) * 10) / batches) > heap.length) heap.push(heapNow());
   }
   const virtualMs = clock.now() - startMs;
   for (let ms = 0; ms < 3 * REQUEST_TIMEOUT_MS; ms += 5_000) {
