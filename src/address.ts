@@ -235,7 +235,7 @@ function looseReading(text: string): string {
 }
 
 /** Without the spaces and tabs HTTP allows around the members of a list; `trim` takes much more away. */
-function withoutBlanks(text: string): string {
+export function withoutBlanks(text: string): string {
   let start = 0;
   let end = text.length;
   while (start < end && isBlank(text[start])) start++;

@@ -2,26 +2,44 @@ import type { UsageMeter } from "./usage-meter.js";
 
 /**
  * Reads the bytes of a request's body, which stays readable for whoever comes next. `undefined` when somebody has
- * read it already, or when it is longer than `maxBytes`; no more than that is ever kept.
+ * read it already, when it is longer than `maxBytes` (no more than that is ever kept), or when it cannot be had.
  *
- * @throws whatever the body's stream throws when it breaks.
+ * @throws whatever the body's stream throws when it breaks; the reason of `signal` when it is aborted.
  */
-export async function readBytes(request: Request, maxBytes: number): Promise<Uint8Array | undefined> {
-  if (request.body === null) return new Uint8Array();
-  if (request.bodyUsed || Number(request.headers.get("content-length")) > maxBytes) return undefined;
+export async function readBytes(
+  request: Request,
+  maxBytes: number,
+  signal?: AbortSignal,
+): Promise<Uint8Array | undefined> {
+  const source = bodyOf(request);
+  if (source === null) return new Uint8Array();
+  if (source === undefined || request.bodyUsed || Number(request.headers.get("content-length")) > maxBytes)
+    return undefined;
   const reader = (request.clone().body as ReadableStream<Uint8Array>).getReader();
+  // Not awaited: half of a divided stream is given up for good only when the other half is.
+  const giveUp = (): void => void reader.cancel().catch(() => {});
+  signal?.addEventListener("abort", giveUp);
   const chunks: Uint8Array[] = [];
   let size = 0;
   for (let read = await reader.read(); !read.done; read = await reader.read()) {
     size += read.value.byteLength;
     if (size > maxBytes) {
-      // Not awaited: half of a divided stream is given up for good only when the other half is.
-      reader.cancel().catch(() => {});
+      giveUp();
       return undefined;
     }
     chunks.push(read.value);
   }
+  signal?.throwIfAborted();
   return joinBytes(chunks);
+}
+
+/** `undefined` where there is no telling: servers make a `Request` late, and cannot of every URL, as with user info. */
+function bodyOf(request: Request): Request["body"] | undefined {
+  try {
+    return request.body;
+  } catch {
+    return undefined;
+  }
 }
 
 /** One array of bytes out of many. */

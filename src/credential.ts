@@ -1,3 +1,4 @@
+import { withoutBlanks } from "./address.js";
 import { type Refusal, refuse } from "./refusal.js";
 
 /** A place a credential may be read from: `Authorization: Bearer`, or the header of that name. */
@@ -79,7 +80,7 @@ function protocolSecrets(fields: readonly unknown[]): readonly unknown[] {
   if (tooLong.length > 0) return tooLong;
   return fields
     .flatMap((field) => (field as string).split(","))
-    .map((item) => item.replace(/^[ \t]+|[ \t]+$/g, ""))
+    .map(withoutBlanks)
     .filter((item) => item.startsWith(PROTOCOL_PREFIX))
     .map((item) => item.slice(PROTOCOL_PREFIX.length));
 }

@@ -16,6 +16,9 @@ import type { Document } from "./store.js";
 const format = z.literal(FORMAT);
 const count = z.int().min(0);
 const amounts = z.record(z.string(), z.int());
+/** Less than nothing would be more than was granted, and a time before all others that it has drained or expired. */
+const counts = z.record(z.string(), count);
+const pastMs = z.int().min(0);
 const onCrash = z.enum(["charge", "release"]);
 
 // Frozen, because views and decisions show parts of a policy to callers.
@@ -39,7 +42,8 @@ const policy = z
     expiresAtMs: z.unknown(),
     allowedIps: names.optional(),
     allowedModels: names.optional(),
-    deniedModels: names.optional(),
+    // Neither is ever written: what denies nothing was something else.
+    deniedModels: z.array(z.string().min(1)).min(1).readonly().optional(),
     scopes: names.optional(),
     limits,
     quota: count.nullable(),
@@ -49,9 +53,9 @@ const policy = z
   .readonly();
 
 const ledger = {
-  used: amounts,
-  levels: z.record(z.string(), z.looseObject({ level: count, atMs: z.int() })),
-  nodes: z.record(z.string(), z.looseObject({ seq: count, open: count, renewByMs: z.int(), held: amounts })),
+  used: counts,
+  levels: z.record(z.string(), z.looseObject({ level: count, atMs: pastMs })),
+  nodes: z.record(z.string(), z.looseObject({ seq: count, open: count, renewByMs: pastMs, held: counts })),
   collected: z.record(
     z.string(),
     z.looseObject({ seq: count, collectedAtMs: z.int(), mode: onCrash, collected: amounts }),

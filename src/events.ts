@@ -1,5 +1,6 @@
 import type { Alert } from "./alerts.js";
 import type { Amounts, Cost } from "./documents.js";
+import type { FaultCode } from "./errors.js";
 import type { Facts } from "./policy.js";
 import type { Reason, RefusalStatus } from "./refusal.js";
 
@@ -23,6 +24,49 @@ export interface RequestRefusedEvent {
   readonly keyId?: string;
   readonly reason: Reason;
   readonly status: RefusalStatus;
+}
+
+/**
+ * A guard could not decide about a request: it was answered 503, or went on where the guard only observes. Callers of
+ * `authorize` are thrown the fault instead.
+ */
+export interface RequestFaultedEvent {
+  readonly type: "request.faulted";
+  /** What the client was told in `x-request-id`. */
+  readonly requestId: string;
+  readonly code: FaultCode;
+}
+
+/** Why a guard that only observes would have failed a request: a fault; or, without a 503 in it, what else went wrong. */
+export type FailureCode =
+  | FaultCode
+  /** A function in the options threw, or gave what it may not. */
+  | "threw"
+  /** It took longer than `maxWaitMs`. */
+  | "late"
+  /** The body broke off, as when its client went away. */
+  | "gone";
+
+/**
+ * What a guard with `mode: "observe"` would have done with a request, which went on all the same. The gate tells of it
+ * as ever: `request.allowed` or `request.refused` were told before, and this says that they had no effect.
+ */
+export type RequestJudgedEvent = { readonly type: "request.judged" } & (
+  | { readonly would: "pass"; readonly keyId: string }
+  | {
+      readonly would: "refuse";
+      readonly keyId?: string;
+      readonly reason: Reason;
+      readonly status: RefusalStatus;
+    }
+  | { readonly would: "fail"; readonly code: FailureCode }
+  /** A CORS preflight, which a guard answers itself. */
+  | { readonly would: "answer" }
+);
+
+/** A guard with `mode: "observe"` was made: it lets everything through. Told when the code that made it has run. */
+export interface GuardObservingEvent {
+  readonly type: "guard.observing";
 }
 
 /**
@@ -76,12 +120,16 @@ export type KeystileEvent =
   | KeyEvent
   | RequestAllowedEvent
   | RequestRefusedEvent
+  | RequestFaultedEvent
+  | RequestJudgedEvent
+  | GuardObservingEvent
   | QuotaLowEvent
   | BalanceLowEvent
   | UsageUnknownEvent
   | HoldExpiredEvent;
 
 export type EventType = KeystileEvent["type"];
+/** An event by its type: `EventOf<"request.refused">`. */
 export type EventOf<T extends EventType> = Extract<KeystileEvent, { readonly type: T | EventType }> & {
   readonly type: T;
 };
@@ -97,7 +145,8 @@ export interface Events {
   ): () => void;
   /** Whether anybody listens, for events that are not worth making for nobody. */
   isHeard(type: EventType): boolean;
-  emit(event: KeystileEvent): void;
+  /** Tells whoever listens; false if nobody does. */
+  emit(event: KeystileEvent): boolean;
 }
 
 export function eventHub(): Events {
@@ -114,6 +163,10 @@ export function eventHub(): Events {
     }
   }
 
+  function isHeard(type: EventType): boolean {
+    return (listeners.get(type)?.size ?? 0) + (listeners.get("*")?.size ?? 0) > 0;
+  }
+
   return {
     on(type, listener) {
       const heard = listeners.get(type) ?? new Set();
@@ -121,10 +174,12 @@ export function eventHub(): Events {
       heard.add(listener);
       return () => void heard.delete(listener);
     },
-    isHeard: (type) => (listeners.get(type)?.size ?? 0) + (listeners.get("*")?.size ?? 0) > 0,
+    isHeard,
     emit(event) {
+      const heard = isHeard(event.type);
       tell(event.type, event);
       tell("*", event);
+      return heard;
     },
   };
 }

@@ -1,6 +1,5 @@
 import { joinBytes } from "./body.js";
-import type { Allowed } from "./decision.js";
-import type { Arriving, Guard, ReadBody } from "./guard.js";
+import type { Arriving, Guard, Marks, ReadsBody } from "./guard.js";
 import type { Answer } from "./http.js";
 import type { AnswerEnd } from "./metering.js";
 import { meterResponse } from "./response-meter.js";
@@ -17,6 +16,7 @@ export interface NodeRequest {
   readonly destroyed: boolean;
   readonly readableEnded: boolean;
   readonly readableLength: number;
+  readonly stream?: Http2Stream | undefined;
   read(): unknown;
   unshift(chunk: Uint8Array): void;
   resume(): unknown;
@@ -29,6 +29,7 @@ export interface NodeResponse {
   statusCode: number;
   readonly headersSent: boolean;
   readonly destroyed: boolean;
+  readonly stream?: Http2Stream | undefined;
   getHeader(name: string): unknown;
   setHeader(name: string, value: string): unknown;
   writeHead(status: number): unknown;
@@ -37,12 +38,18 @@ export interface NodeResponse {
   on(event: string, listener: () => void): unknown;
 }
 
+/** What both have over HTTP/2. It alone tells of a client that went: what it sent and was sent seems to be complete. */
+export interface Http2Stream {
+  readonly aborted: boolean;
+  readonly destroyed: boolean;
+}
+
 /** How an adapter hands in one request of a Node server. */
 export interface Exchange<R> extends Arriving<R> {
   readonly incoming: NodeRequest;
   readonly response: NodeResponse;
   /** Reads the body where not just the bytes of the socket count. */
-  readonly read?: (maxBytes: number) => Promise<ReadBody>;
+  readonly read?: ReadsBody;
   /** Gives the answer, and sets headers, where the framework wants to know of them. */
   readonly send?: (answer: Answer) => unknown;
   readonly setHeader?: (name: string, value: string) => unknown;
@@ -51,49 +58,54 @@ export interface Exchange<R> extends Arriving<R> {
 const CLIENT_GONE: unique symbol = Symbol("The client went away while its body was read.");
 
 /**
- * Takes a request of a Node server through a guard. The decision, if the handler is to run; its end is seen to. Else
- * there is nothing left to do: the answer was given, or the client went away.
+ * Takes a request of a Node server through a guard. What the handler is to find, if it is to run; the end of the decision
+ * is seen to. Else there is nothing left to do: the answer was given, or the client went away.
  *
  * @throws what the functions in the options throw; nothing is held then
  */
-export async function passExchange<R>(guard: Guard<R>, exchange: Exchange<R>): Promise<Allowed | undefined> {
+export async function passExchange<R>(guard: Guard<R>, exchange: Exchange<R>): Promise<Marks | undefined> {
   const { incoming, response } = exchange;
   const {
-    read = async (maxBytes) => ({ bytes: await peekBody(incoming, maxBytes) }),
+    read = async (maxBytes, signal) => ({ bytes: await peekBody(incoming, maxBytes, signal) }),
     send = (answer) => respond(response, answer),
     setHeader = (name, value) => response.setHeader(name, value),
   } = exchange;
   // What nobody has read by then would keep the next request on this connection waiting.
   response.on("close", () => void incoming.resume());
 
-  const arrived = await guard.arrive(exchange);
-  const admitted = arrived.answer ? arrived : await arrived.admit(read).catch(orGone);
-  if (admitted === CLIENT_GONE) return undefined;
-  if (admitted.answer !== undefined) {
-    if (!isTaken(response)) await send(admitted.answer);
+  const passed = await guard.pass(exchange, read).catch(orGone);
+  if (passed === CLIENT_GONE) return undefined;
+  if (passed.answer !== undefined) {
+    if (!isTaken(response)) await send(passed.answer);
     return undefined;
   }
-  const { decision, headers, meter } = admitted;
+  const { marks, headers, meter, end } = passed;
   if (isTaken(response)) {
-    admitted.end("failed");
-    return undefined;
+    end?.("failed");
+    // Without a guard the handler would have run by now.
+    return marks.keystileJudged && marks;
   }
   for (const [name, value] of Object.entries(headers)) setHeader(name, value);
+  if (end === undefined) return marks;
   const endMeter = meter && meterResponse(response, meter);
   const over = (how: AnswerEnd): void => {
     endMeter?.();
-    admitted.end(response.headersSent && response.statusCode >= 400 ? "failed" : how);
+    end(response.headersSent && response.statusCode >= 400 ? "failed" : how);
   };
-  response.on("finish", () => over("complete"));
+  response.on("finish", () => over(isAborted(response) ? "cut" : "complete"));
   response.on("close", () => over("cut"));
-  return decision;
+  return marks;
 }
 
 /**
  * Reads a body and puts it back, so that whoever comes next finds the stream as it was: a parser, an upload, a proxy.
  * `undefined` when it is longer than `maxBytes`; not much more than that is ever kept.
  */
-export function peekBody(incoming: NodeRequest, maxBytes: number): Promise<Uint8Array | undefined> {
+export function peekBody(
+  incoming: NodeRequest,
+  maxBytes: number,
+  signal?: AbortSignal,
+): Promise<Uint8Array | undefined> {
   return new Promise((resolve, reject) => {
     const chunks: Uint8Array[] = [];
     let size = 0;
@@ -102,12 +114,17 @@ export function peekBody(incoming: NodeRequest, maxBytes: number): Promise<Uint8
       incoming.off("readable", onReadable);
       incoming.off("end", onEnd);
       incoming.off("close", onClose);
+      signal?.removeEventListener("abort", onAbort);
     }
     /** Before the stream notices that it is empty: from its `end` on nothing can be put back. */
     function putBack(bytes: Uint8Array | undefined): void {
       stop();
       for (const chunk of chunks.reverse()) incoming.unshift(chunk);
       resolve(bytes);
+    }
+    function onAbort(): void {
+      reject(signal?.reason);
+      putBack(undefined);
     }
     function onReadable(): void {
       // Asked first, because to read of nothing lets a stream end.
@@ -117,20 +134,22 @@ export function peekBody(incoming: NodeRequest, maxBytes: number): Promise<Uint8
         chunks.push(chunk);
         size += chunk.byteLength;
       }
-      if (size > maxBytes) putBack(undefined);
+      if (isAborted(incoming)) onClose();
+      else if (size > maxBytes) putBack(undefined);
       else if (isReceived(incoming)) putBack(joinBytes(chunks));
     }
     /** Only if the end comes as a surprise: then the bytes are known, but cannot be put back. */
     function onEnd(): void {
       stop();
-      resolve(joinBytes(chunks));
+      if (isAborted(incoming)) reject(CLIENT_GONE);
+      else resolve(joinBytes(chunks));
     }
     function onClose(): void {
       stop();
       reject(CLIENT_GONE);
     }
 
-    if (incoming.destroyed && !incoming.readableEnded) return reject(CLIENT_GONE);
+    if ((incoming.destroyed && !incoming.readableEnded) || isAborted(incoming)) return reject(CLIENT_GONE);
     // Somebody has read it.
     if (incoming.readableEnded) return resolve(undefined);
     if (isReceived(incoming) && incoming.readableLength === 0) return resolve(new Uint8Array());
@@ -138,6 +157,7 @@ export function peekBody(incoming: NodeRequest, maxBytes: number): Promise<Uint8
     incoming.on("end", onEnd);
     incoming.on("close", onClose);
     incoming.on("readable", onReadable);
+    signal?.addEventListener("abort", onAbort);
   });
 }
 
@@ -156,8 +176,12 @@ function orGone(error: unknown): typeof CLIENT_GONE {
 }
 
 /** Whether the client is gone, or somebody else has answered, as a timeout in front of the guard may do. */
-function isTaken({ destroyed, headersSent }: NodeResponse): boolean {
-  return destroyed || headersSent;
+function isTaken({ destroyed, headersSent, stream }: NodeResponse): boolean {
+  return destroyed || headersSent || stream?.destroyed === true;
+}
+
+function isAborted({ stream }: NodeRequest | NodeResponse): boolean {
+  return stream?.aborted === true;
 }
 
 function respond(response: NodeResponse, { status, headers, body }: Answer): void {

@@ -8,6 +8,8 @@ import type { UsageReader } from "./usage-readers.js";
 
 /** How a guard reads a request. A function that throws is left to the framework's error handling; nothing is held then. */
 export interface GuardOptions<R> {
+  /** `enforce` is the default. For `observe` see `ObservingOptions`. */
+  readonly mode?: "enforce";
   /**
    * The peer of the socket, for keys with an address list; never a header, which anybody can write (`trustedProxies`
    * of `createKeystile` reads those of proxies). Default: what the server knows of the socket.
@@ -54,8 +56,26 @@ export interface GuardOptions<R> {
   readonly maxBodyBytes?: number;
 }
 
+/**
+ * How a guard reads a request for a dark launch: it decides and books as always, but **lets everything through**, also
+ * requests without a key, and during an outage. Never leave it where it is the only check.
+ *
+ * It answers nothing, adds no header, changes no answer, and puts back what it reads of a body. What it would have done is told by the event `request.judged`, and to the handler (as `Judged`,
+ * never as the decision that handlers behind a guard rely on). When it is made, the event `guard.observing` says so, or a
+ * line on the console if nobody listens to that.
+ */
+export interface ObservingOptions<R> extends Omit<GuardOptions<R>, "mode" | "stripUsageChunk"> {
+  readonly mode: "observe";
+  /**
+   * How long a request may be kept while it is judged, its body included. Then it goes on, judged `late`, and what it is
+   * still found to hold is given back. 1 ms to 60 s. Default 1 s.
+   */
+  readonly maxWaitMs?: number;
+}
+
 /** @throws KeystileError `invalid_options` naming the option, what was received and what would be right. */
-export function checkGuardOptions(options: GuardOptions<never>): void {
+export function checkGuardOptions(options: GuardOptions<never> | ObservingOptions<never>): void {
+  const { prices, mode } = options;
   for (const [name, value] of Object.entries(options)) {
     if (!Object.hasOwn(OPTIONS, name)) {
       throw invalid("options", noSuchName(name.slice(0, 64), Object.keys(OPTIONS)));
@@ -64,18 +84,28 @@ export function checkGuardOptions(options: GuardOptions<never>): void {
     const [holds, expected] = OPTIONS[name as keyof typeof OPTIONS];
     const path = `options.${name}`;
     if (!holds(value)) throw invalid(path, `expected ${expected}, received ${String(value)}.`);
-    if (options.prices === undefined && WITH_PRICES.includes(name)) {
+    if (prices === undefined && WITH_PRICES.includes(name)) {
       throw invalid(path, "expected nothing without options.prices, since no usage is read then.");
     }
-    if (options.prices !== undefined && WITHOUT_PRICES.includes(name)) {
+    if (prices !== undefined && WITHOUT_PRICES.includes(name)) {
       throw invalid(path, "expected nothing beside options.prices, which tell it.");
+    }
+    if (mode === "observe" && name === "stripUsageChunk") {
+      throw invalid(path, 'expected nothing with options.mode "observe", which leaves answers as they are.');
+    }
+    if (mode !== "observe" && name === "maxWaitMs") {
+      throw invalid(path, 'expected nothing without options.mode "observe".');
     }
   }
 }
 
 const OPTIONS: Readonly<
-  Record<keyof GuardOptions<never>, readonly [holds: (value: unknown) => boolean, expected: string]>
+  Record<
+    keyof GuardOptions<never> | keyof ObservingOptions<never>,
+    readonly [holds: (value: unknown) => boolean, expected: string]
+  >
 > = {
+  mode: [(value) => value === "enforce" || value === "observe", '"enforce" or "observe"'],
   address: [isFunction, "a function"],
   model: [isFunction, "a function"],
   prices: [isPrices, "an object with the functions estimate and cost"],
@@ -91,6 +121,7 @@ const OPTIONS: Readonly<
   ],
   tokens: [(value) => isFunction(value) || isInteger(value), "an integer from 0, or a function"],
   scopes: [(value) => isFunction(value) || isTexts(value), "a list of texts, or a function"],
+  maxWaitMs: [(value) => isInteger(value) && value > 0 && value <= 60_000, "an integer from 1 to 60000"],
   maxBodyBytes: [(value) => isInteger(value) && value <= 104_857_600, "an integer from 0 to 104857600"],
 };
 

@@ -2,7 +2,7 @@ import type { Admission, Arrival, Identified } from "./authorizer.js";
 import { headerValues } from "./credential.js";
 import type { Allowed, Refused } from "./decision.js";
 import { isKeystileError, KeystileError } from "./errors.js";
-import { checkGuardOptions, type GuardOptions } from "./guard-options.js";
+import { checkGuardOptions, type GuardOptions, type ObservingOptions } from "./guard-options.js";
 import {
   type Answer,
   type ErrorForm,
@@ -22,6 +22,7 @@ import {
   estimateOf,
   leavesUsageOut,
 } from "./metering.js";
+import { type Judged, observing } from "./observing.js";
 import type { Estimate } from "./prices.js";
 import { requestedModels } from "./request-models.js";
 import { parseJsonBody } from "./strict-json.js";
@@ -45,16 +46,23 @@ export interface ReadBody {
   readonly value?: unknown;
 }
 
-/** The answer to give instead of running the handler. */
+/**
+ * Called at most once, and never for a GET or HEAD, whose bodies some hide. Gives up when `signal` is aborted, and has
+ * put back by then what was read.
+ */
+export type ReadsBody = (maxBytes: number, signal?: AbortSignal) => Promise<ReadBody>;
+
+/** The answer to give instead of running the handler, and what it says. */
 export interface Answered {
   readonly answer: Answer;
+  readonly judged: Judged;
 }
 
 /** The second phase, still to come. */
 export interface Arrived {
   readonly answer?: undefined;
-  /** Judges model and money. `read` is called at most once, and never for a GET or HEAD, whose bodies some hide. */
-  admit(read: (maxBytes: number) => Promise<ReadBody>): Promise<Answered | Admitted>;
+  /** Judges model and money. */
+  admit(read: ReadsBody): Promise<Answered | Admitted>;
 }
 
 /** The request may pass. Whoever got this must call `end`, once the answer is over. */
@@ -75,8 +83,20 @@ export interface Admitted {
   end(how: AnswerEnd): void;
 }
 
+/** What handlers find, by the name under which they find it: a decision, or what a guard that only observes thinks. */
+export type Marks =
+  | { readonly keystile: Allowed; readonly keystileJudged?: undefined }
+  | { readonly keystile?: undefined; readonly keystileJudged: Judged };
+
+/** The handler runs, with these marks. Where the guard only observes, possibly with nothing to end. */
+export interface Passed extends Pick<Admitted, "answer" | "headers" | "meter"> {
+  readonly marks: Marks;
+  readonly end: Admitted["end"] | undefined;
+}
+
 export interface Guard<R> {
-  arrive(arriving: Arriving<R>): Promise<Answered | Arrived>;
+  /** Both phases. A guard that only observes has no answers, and never rejects. */
+  pass(arriving: Arriving<R>, read: ReadsBody): Promise<Answered | Passed>;
 }
 
 /**
@@ -85,33 +105,35 @@ export interface Guard<R> {
  *
  * @throws KeystileError `invalid_options`
  */
-export function createGuard<R>(gate: Keystile, options: GuardOptions<R>): Guard<R> {
+export function createGuard<R>(gate: Keystile, options: GuardOptions<R> | ObservingOptions<R>): Guard<R> {
   if (typeof (gate as Partial<Keystile> | undefined)?.identify !== "function") {
     throw new KeystileError("invalid_options", "gate: expected what createKeystile() returned.");
   }
   checkGuardOptions(options);
-  const { prices, stripUsageChunk = false, maxBodyBytes = 10_485_760 } = options;
+  const { prices, stripUsageChunk = false, maxBodyBytes = 10_485_760 } = options as GuardOptions<R>;
 
   async function arrive(arriving: Arriving<R>): Promise<Answered | Arrived> {
     const { request, method, url, headers } = arriving;
     const requestId = newRequestId();
     if (isPreflight(arriving)) {
-      return { answer: { status: 204, headers: requestIdHeaders(requestId), body: "" } };
+      const answer = { status: 204, headers: requestIdHeaders(requestId), body: "" };
+      return { answer, judged: { would: "answer" } };
     }
     const form = errorForm(url, headers);
     const address = options.address === undefined ? arriving.address : options.address(request);
     const scopes = typeof options.scopes === "function" ? options.scopes(request) : options.scopes;
 
-    function refused(refusal: Refused): Answered {
-      return { answer: renderRefusal(refusal, { requestId, wire: gate.wire, form }) };
+    function refused(decision: Refused): Answered {
+      const answer = renderRefusal(decision, { requestId, wire: gate.wire, form });
+      return { answer, judged: { would: "refuse", decision } };
     }
 
-    return orFault({ requestId, form }, async () => {
+    return orFault({ requestId, form, gate }, async () => {
       const identified = await gate.identify({ headers, method, url, address, scopes });
       if (!identified.allowed) return refused(identified);
       return {
         admit: (read) =>
-          orFault({ requestId, form }, async () => {
+          orFault({ requestId, form, gate }, async () => {
             const body = isBodiless(method) ? { bytes: undefined } : await read(maxBodyBytes);
             const asked = await judge(arriving, body, identified);
             const decision = await identified.admit(asked.admission);
@@ -153,7 +175,14 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R>): Guard<
     return { admission, estimate, strips: stripUsageChunk && leavesUsageOut(value) };
   }
 
-  return { arrive };
+  async function pass(arriving: Arriving<R>, read: ReadsBody): Promise<Answered | Passed> {
+    const arrived = await arrive(arriving);
+    const admitted = arrived.answer ? arrived : await arrived.admit(read);
+    return admitted.answer ? admitted : { ...admitted, marks: { keystile: admitted.decision } };
+  }
+
+  if (options.mode === "observe") return { pass: observing(gate, arrive, options.maxWaitMs ?? 1_000) };
+  return { pass };
 }
 
 /** A request as it is admitted, and with prices, what has to be remembered of it until its answer ends. */
@@ -164,14 +193,16 @@ interface Asked {
 }
 
 async function orFault<T>(
-  about: { readonly requestId: string; readonly form: ErrorForm },
+  { gate, ...about }: { readonly requestId: string; readonly form: ErrorForm; readonly gate: Keystile },
   run: () => Promise<T>,
 ): Promise<T | Answered> {
   try {
     return await run();
   } catch (error) {
     if (!isKeystileError(error)) throw error;
-    return { answer: renderFault(about) };
+    const { code } = error;
+    gate.emit({ type: "request.faulted", requestId: about.requestId, code });
+    return { answer: renderFault(about), judged: { would: "fail", code, error } };
   }
 }
 
@@ -180,7 +211,7 @@ function answering(
   method: string,
   decision: Allowed,
   { estimate, strips = false }: Asked,
-  { prices, onUnknownUsage = "estimate", readUsage }: GuardOptions<never>,
+  { prices, onUnknownUsage = "estimate", readUsage }: GuardOptions<never> | ObservingOptions<never>,
 ): Pick<Admitted, "meter" | "end"> {
   const pricing = prices && estimate && { prices, estimate, asked: decision.model, onUnknownUsage };
   let meter: UsageMeter | undefined;

@@ -33,7 +33,7 @@ export type {
 } from "./documents.js";
 export type { FaultCode } from "./errors.js";
 export { isKeystileError, KeystileError } from "./errors.js";
-export type { Events, EventType, KeystileEvent } from "./events.js";
+export type { EventOf, Events, EventType, FailureCode, KeystileEvent } from "./events.js";
 export { filterModelList, stripCredentials, stripCredentialUrl } from "./forwarding.js";
 export type { Answer, ErrorForm } from "./http.js";
 export {

@@ -23,6 +23,8 @@ export interface Keystile {
   readonly accounts: Accounts;
   readonly usage: UsageReports;
   readonly on: Events["on"];
+  /** For guards, and for tests of listeners: tells an event to whoever listens; false if nobody does. */
+  readonly emit: Events["emit"];
   /** The first of two phases: judges credential, key and address before a body is read. Faults are thrown. */
   readonly identify: Authorizer["identify"];
   /** Both phases at once. Faults are thrown. */
@@ -94,6 +96,7 @@ export function createKeystile(options: KeystileOptions): Keystile {
     accounts: accounts(settings, { runtime, session, commit, keys }),
     usage: usageReports(session),
     on: events.on,
+    emit: events.emit,
     identify: requests.identify,
     authorize: requests.authorize,
     describe: standings(settings, { session, commit, secrets }).describe,

@@ -28,10 +28,17 @@ export function parseStrictJson(text: string): unknown {
 
 /** The content type of a body that is declared once and is not compressed; `undefined` for any other. */
 export function plainContentType(headers: HeaderSource): string | undefined {
-  const encodings = headerValues(headers, "content-encoding");
   const types = headerValues(headers, "content-type");
-  const isEncoded = encodings.length > 1 || encodings.some((value) => value.toLowerCase() !== "identity");
-  return isEncoded || types.length > 1 ? undefined : types[0];
+  // Node passes on what `gzip, chunked` carries as it came; whoever it is forwarded to may not.
+  const isPlain =
+    says(headers, "content-encoding", "identity") && says(headers, "transfer-encoding", "chunked");
+  return isPlain && types.length <= 1 ? types[0] : undefined;
+}
+
+/** Whether a header says this, once, or is not there. */
+function says(headers: HeaderSource, name: string, word: string): boolean {
+  const values = headerValues(headers, name);
+  return values.length <= 1 && values.every((value) => value.toLowerCase() === word);
 }
 
 /** Whether a content type is JSON, in UTF-8 as far as it says. */

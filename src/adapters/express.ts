@@ -1,13 +1,15 @@
 import type { Allowed } from "../decision.js";
 import { type NodeRequest, type NodeResponse, passExchange, peekBody } from "../exchange.js";
-import { createGuard, type ReadBody } from "../guard.js";
-import type { GuardOptions } from "../guard-options.js";
+import { createGuard, type ReadBody, type ReadsBody } from "../guard.js";
+import type { GuardOptions, ObservingOptions } from "../guard-options.js";
 import type { Keystile } from "../keystile.js";
+import type { Judged } from "../observing.js";
 import { parseJsonBody } from "../strict-json.js";
 
 export type { Allowed } from "../decision.js";
 export { filterModelList, stripCredentials, stripCredentialUrl } from "../forwarding.js";
-export type { GuardOptions } from "../guard-options.js";
+export type { GuardOptions, ObservingOptions } from "../guard-options.js";
+export type { Judged } from "../observing.js";
 
 /** What the guard uses of a request of Express, 5 or 4, and what it adds to it. */
 export interface GuardedRequest extends NodeRequest {
@@ -19,6 +21,8 @@ export interface GuardedRequest extends NodeRequest {
   rawBody?: unknown;
   /** Set to the decision that let the request pass. */
   keystile?: Allowed;
+  /** Set instead by a guard that only observes: what it would have done. */
+  keystileJudged?: Judged;
 }
 
 /**
@@ -37,24 +41,28 @@ export interface GuardedRequest extends NodeRequest {
  * gives everything back instead. A handler that ended the decision itself comes first.
  *
  * `req.keystile` is the decision. Its type is declared by whoever wants it: in TypeScript, once,
- * `declare global { namespace Express { interface Request { keystile: Allowed } } }`; or use `decisionOf(req)`.
+ * `declare global { namespace Express { interface Request { keystile: Allowed } } }`; or use `decisionOf(req)`. With
+ * `mode: "observe"` everything passes, the request is left as it is but for `req.keystileJudged`; see `judgedOf(req)`.
  *
  * @throws KeystileError `invalid_options`
  */
 export function keystile<R extends GuardedRequest = GuardedRequest>(
   gate: Keystile,
-  options: GuardOptions<R> = {},
+  options: GuardOptions<R> | ObservingOptions<R> = {},
 ): (request: R, response: NodeResponse, next: (error?: unknown) => void) => void {
   const guard = createGuard(gate, options);
 
   return function guardRequest(request, response, next) {
     const { method = "", originalUrl: url, rawHeaders: headers, socket } = request;
     const address = socket.remoteAddress;
-    const read = (maxBytes: number): Promise<ReadBody> => readBody(request, maxBytes);
+    const read: ReadsBody = async (maxBytes, signal) => {
+      const body = await readBody(request, maxBytes, signal);
+      return options.mode === "observe" ? body : kept(request, body);
+    };
     passExchange(guard, { request, method, url, headers, address, incoming: request, response, read }).then(
-      (decision) => {
-        if (decision === undefined) return;
-        request.keystile = decision;
+      (marks) => {
+        if (marks === undefined) return;
+        Object.assign(request, marks);
         next();
       },
       next,
@@ -69,17 +77,35 @@ export function decisionOf(request: object): Allowed {
   return decision;
 }
 
-async function readBody(request: GuardedRequest, maxBytes: number): Promise<ReadBody> {
+/** What a guard would have done that let this request pass because it only observes. @throws TypeError for any other */
+export function judgedOf(request: object): Judged {
+  const { keystileJudged: judged } = request as Partial<GuardedRequest>;
+  if (judged === undefined)
+    throw new TypeError("There is no observing guard of keystile in front of this handler.");
+  return judged;
+}
+
+async function readBody(
+  request: GuardedRequest,
+  maxBytes: number,
+  signal: AbortSignal | undefined,
+): Promise<ReadBody & { readonly isPeeked?: boolean }> {
   const { rawHeaders: headers, rawBody } = request;
   if (rawBody instanceof Uint8Array) return { bytes: rawBody };
   if (request.readableDidRead) return asParsed(request.body);
-  const bytes = await peekBody(request, maxBytes);
+  const bytes = await peekBody(request, maxBytes, signal);
   if (bytes === undefined) return { bytes };
-  request.rawBody = bytes;
   const value = parseJsonBody(headers, bytes);
-  if (value === undefined) return { bytes };
-  request.body ??= value;
-  return { bytes, value };
+  return value === undefined ? { bytes, isPeeked: true } : { bytes, value, isPeeked: true };
+}
+
+/** Leaves to the handlers what was read of the stream. */
+function kept(request: GuardedRequest, body: Awaited<ReturnType<typeof readBody>>): ReadBody {
+  if (body.isPeeked === true) {
+    request.rawBody = body.bytes;
+    if (body.value !== undefined) request.body ??= body.value;
+  }
+  return body;
 }
 
 /** Handlers see nothing else of a body that was read, so what was parsed is judged as if it had been sent. */

@@ -2,22 +2,31 @@ import type { FastifyInstance, FastifyRequest } from "fastify";
 import type { Allowed } from "../decision.js";
 import { passExchange } from "../exchange.js";
 import { createGuard, type Guard } from "../guard.js";
-import type { GuardOptions } from "../guard-options.js";
+import type { GuardOptions, ObservingOptions } from "../guard-options.js";
 import type { Keystile } from "../keystile.js";
+import type { Judged } from "../observing.js";
 
 export type { Allowed } from "../decision.js";
 export { filterModelList, stripCredentials, stripCredentialUrl } from "../forwarding.js";
-export type { GuardOptions } from "../guard-options.js";
+export type { GuardOptions, ObservingOptions } from "../guard-options.js";
+export type { Judged } from "../observing.js";
 
 declare module "fastify" {
   interface FastifyRequest {
     /** The decision that let the request pass. */
     keystile: Allowed;
+    /** What a guard that only observes would have done, where there is one; `keystile` is null then. */
+    keystileJudged: Judged | null;
   }
 }
 
 /** Options of the plugin: the gate, and how requests are read. */
 export interface PluginOptions extends GuardOptions<FastifyRequest> {
+  readonly gate: Keystile;
+}
+
+/** The same for a guard that only observes. */
+export interface ObservingPluginOptions extends ObservingOptions<FastifyRequest> {
   readonly gate: Keystile;
 }
 
@@ -35,11 +44,13 @@ export interface PluginOptions extends GuardOptions<FastifyRequest> {
  * `prices` that is by the usage it told; else what the handler observed, or the estimate. An answer of 400 and above
  * gives everything back instead. A handler that ended the decision itself comes first.
  *
+ * With `mode: "observe"` everything passes, and `request.keystileJudged` says what would have become of it.
+ *
  * @throws KeystileError `invalid_options`
  */
 export function keystile(
   app: FastifyInstance,
-  { gate, ...options }: PluginOptions,
+  { gate, ...options }: PluginOptions | ObservingPluginOptions,
   done: (error?: Error) => void,
 ): void {
   let guard: Guard<FastifyRequest>;
@@ -51,11 +62,12 @@ export function keystile(
     return;
   }
   app.decorateRequest("keystile", null as unknown as Allowed);
+  app.decorateRequest("keystileJudged", null);
 
   app.addHook("onRequest", async (request, reply) => {
     const { raw: incoming, originalUrl: url } = request;
     const { method = "", rawHeaders: headers, socket } = incoming;
-    const decision = await passExchange(guard, {
+    const marks = await passExchange(guard, {
       ...{ request, method, url, headers, address: socket.remoteAddress },
       ...{ incoming, response: reply.raw },
       setHeader: (name, value) => reply.header(name, value),
@@ -66,12 +78,9 @@ export function keystile(
           .headers(headers)
           .send(body === "" ? undefined : new TextEncoder().encode(body)),
     });
-    if (decision !== undefined) {
-      request.keystile = decision;
-      return;
-    }
-    // Nobody is left to be answered; without this the handler would run.
-    if (!reply.sent) reply.hijack();
+    // Where nobody is left to be answered: without this the handler would run.
+    if (marks !== undefined) Object.assign(request, marks);
+    else if (!reply.sent) reply.hijack();
   });
   done();
 }

@@ -1,17 +1,22 @@
 import type { Context, MiddlewareHandler } from "hono";
 import { type BodyEnd, followBody, readBytes } from "../body.js";
 import type { Allowed } from "../decision.js";
-import { type Admitted, createGuard } from "../guard.js";
-import type { GuardOptions } from "../guard-options.js";
+import { createGuard, type Passed } from "../guard.js";
+import type { GuardOptions, ObservingOptions } from "../guard-options.js";
 import type { Answer } from "../http.js";
 import type { Keystile } from "../keystile.js";
+import type { Judged } from "../observing.js";
 
 export type { Allowed } from "../decision.js";
 export { filterModelList, stripCredentials, stripCredentialUrl } from "../forwarding.js";
-export type { GuardOptions } from "../guard-options.js";
+export type { GuardOptions, ObservingOptions } from "../guard-options.js";
+export type { Judged } from "../observing.js";
 
 /** What the guard adds to a Hono app: `c.get("keystile")` is the decision that let the request pass. */
 export type KeystileEnv = { Variables: { keystile: Allowed } };
+
+/** What a guard that only observes adds: `c.get("keystileJudged")` is what it would have done. */
+export type ObservingEnv = { Variables: { keystileJudged: Judged } };
 
 /**
  * Guards every route it is mounted on: `app.use(keystile(gate))`. Mount it once per route, behind `cors()` and before
@@ -31,12 +36,16 @@ export type KeystileEnv = { Variables: { keystile: Allowed } };
  * The peer is that of `@hono/node-server`; elsewhere it is unknown, which keys with an address list refuse: pass the
  * runtime's `getConnInfo` as `address`.
  *
+ * With `mode: "observe"` everything passes, and `c.get("keystileJudged")` says what would have become of it.
+ *
  * @throws KeystileError `invalid_options`
  */
+export function keystile(gate: Keystile, options?: GuardOptions<Context>): MiddlewareHandler<KeystileEnv>;
+export function keystile(gate: Keystile, options: ObservingOptions<Context>): MiddlewareHandler<ObservingEnv>;
 export function keystile(
   gate: Keystile,
-  options: GuardOptions<Context> = {},
-): MiddlewareHandler<KeystileEnv> {
+  options: GuardOptions<Context> | ObservingOptions<Context> = {},
+): MiddlewareHandler {
   const guard = createGuard(gate, options);
 
   return async function guardRequest(c, next) {
@@ -45,20 +54,26 @@ export function keystile(
     const url = incoming?.url ?? raw.url.slice(raw.url.indexOf("/", "https://".length));
     const address = incoming?.socket?.remoteAddress;
     const arriving = { request: c, method: raw.method, url, headers: raw.headers, address };
-    const arrived = await guard.arrive(arriving);
-    if (arrived.answer !== undefined) return respond(arrived.answer);
-    const admitted = await arrived.admit(async (maxBytes) => ({ bytes: await readBytes(raw, maxBytes) }));
-    if (admitted.answer !== undefined) return respond(admitted.answer);
+    const passed = await guard.pass(arriving, async (maxBytes, signal) => ({
+      bytes: await readBytes(raw, maxBytes, signal),
+    }));
+    if (passed.answer !== undefined) return respond(passed.answer);
+    const isGone = incoming?.aborted === true || incoming?.socket?.destroyed === true;
+    if (isGone && passed.marks.keystile !== undefined) {
+      // The client went while it was judged; over HTTP/2 what it had sent of a body seems to be all. Nobody reads this.
+      passed.end?.("failed");
+      return new Response(null, { status: 400 });
+    }
 
-    c.set("keystile", admitted.decision);
+    for (const [name, value] of Object.entries(passed.marks)) c.set(name, value);
     // Set before the handler runs, so that they are on whatever it or an error handler answers.
-    for (const [name, value] of Object.entries(admitted.headers)) c.res.headers.set(name, value);
+    for (const [name, value] of Object.entries(passed.headers)) c.res.headers.set(name, value);
     let answered = false;
     try {
       await next();
       answered = c.error === undefined && c.finalized && c.res.status < 400;
     } finally {
-      const ended = finish(c, gate, admitted, answered).catch(ignore);
+      const ended = finish(c, gate, passed, answered).catch(ignore);
       executionContext(c)?.waitUntil(ended);
     }
     return undefined;
@@ -66,14 +81,15 @@ export function keystile(
 }
 
 /** Ends the decision when the answer is over, and resolves when nothing is left to do before a process sleeps. */
-async function finish(c: Context, gate: Keystile, admitted: Admitted, answered: boolean): Promise<void> {
+async function finish(c: Context, gate: Keystile, passed: Passed, answered: boolean): Promise<void> {
   // What a handler had spent when the client went away, and it failed for that, is spent.
   const unanswered = c.req.raw.signal.aborted ? "cut" : "failed";
-  admitted.end(answered ? await answerEnd(c, admitted).catch(() => "cut" as const) : unanswered);
+  const { end } = passed;
+  end?.(answered ? await answerEnd(c, passed).catch(() => "cut" as const) : unanswered);
   if (executionContext(c) !== undefined) await gate.flush();
 }
 
-async function answerEnd(c: Context, { meter }: Admitted): Promise<BodyEnd> {
+async function answerEnd(c: Context, { meter }: Passed): Promise<BodyEnd> {
   // Hono drops the body of an answer to HEAD without reading it.
   if (c.res.body === null || c.req.method === "HEAD") return "complete";
   const { status, headers } = c.res;
@@ -91,7 +107,11 @@ function respond({ status, headers, body }: Answer): Response {
 
 /** The request of Node under that of `@hono/node-server`, which alone has the URL as it was received. */
 function incomingOf(c: Context) {
-  type Incoming = { readonly url?: string; readonly socket?: { readonly remoteAddress?: string } };
+  type Incoming = {
+    readonly url?: string;
+    readonly socket?: { readonly remoteAddress?: string; readonly destroyed?: boolean };
+    readonly aborted?: boolean;
+  };
   return (c.env as { readonly incoming?: Incoming } | undefined)?.incoming;
 }
 

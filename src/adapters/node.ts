@@ -1,13 +1,15 @@
 import type { Allowed } from "../decision.js";
 import { type NodeRequest, type NodeResponse, passExchange } from "../exchange.js";
 import { createGuard } from "../guard.js";
-import type { GuardOptions } from "../guard-options.js";
+import type { GuardOptions, ObservingOptions } from "../guard-options.js";
 import { type Answer, TITLES } from "../http.js";
 import type { Keystile } from "../keystile.js";
+import type { Judged } from "../observing.js";
 
 export type { Allowed } from "../decision.js";
 export { filterModelList, stripCredentials, stripCredentialUrl } from "../forwarding.js";
-export type { GuardOptions } from "../guard-options.js";
+export type { GuardOptions, ObservingOptions } from "../guard-options.js";
+export type { Judged } from "../observing.js";
 
 /**
  * A guard for a server of `node:http`: `const decision = await guard(request, response)`. Without a decision the
@@ -18,14 +20,27 @@ export type { GuardOptions } from "../guard-options.js";
  * over, what it cost is made final: by `prices`, if it tells its usage; else what was observed, or the estimate. An
  * answer of 400 and above gives everything back.
  *
+ * With `mode: "observe"` it returns what would have become of the request (`Judged`), and the handler goes on always.
+ *
  * @throws KeystileError `invalid_options`; the guard itself what the functions in the options throw
  */
 export function keystile<R extends NodeRequest = NodeRequest>(
   gate: Keystile,
-  options: GuardOptions<R> = {},
-): (request: R, response: NodeResponse) => Promise<Allowed | undefined> {
+  options?: GuardOptions<R>,
+): (request: R, response: NodeResponse) => Promise<Allowed | undefined>;
+export function keystile<R extends NodeRequest = NodeRequest>(
+  gate: Keystile,
+  options: ObservingOptions<R>,
+): (request: R, response: NodeResponse) => Promise<Judged>;
+export function keystile<R extends NodeRequest = NodeRequest>(
+  gate: Keystile,
+  options: GuardOptions<R> | ObservingOptions<R> = {},
+): (request: R, response: NodeResponse) => Promise<Allowed | Judged | undefined> {
   const guard = createGuard(gate, options);
-  return (request, response) => passExchange(guard, { ...arrivingOf(request), incoming: request, response });
+  return async (request, response) => {
+    const marks = await passExchange(guard, { ...arrivingOf(request), incoming: request, response });
+    return marks?.keystile ?? marks?.keystileJudged;
+  };
 }
 
 /** What is used of the socket of an upgrade. */
@@ -46,6 +61,8 @@ export interface UpgradeSocket {
  * unknown, since nobody reads messages here. If a function in the options or `onAllowed` throws or rejects, nothing
  * stays held, the socket is closed, and `onError` is told.
  *
+ * With `mode: "observe"` every upgrade is handed over, with what would have become of it (`Judged`) for a decision.
+ *
  * @throws KeystileError `invalid_options`
  */
 export function guardUpgrade<
@@ -55,26 +72,39 @@ export function guardUpgrade<
 >(
   gate: Keystile,
   onAllowed: (request: R, socket: S, head: H, decision: Allowed) => unknown,
-  options: GuardOptions<R> & { readonly onError?: (error: unknown) => void } = {},
+  options?: GuardOptions<R> & { readonly onError?: (error: unknown) => void },
+): (request: R, socket: S, head: H) => void;
+export function guardUpgrade<
+  R extends NodeRequest = NodeRequest,
+  S extends UpgradeSocket = UpgradeSocket,
+  H extends Uint8Array = Uint8Array,
+>(
+  gate: Keystile,
+  onJudged: (request: R, socket: S, head: H, judged: Judged) => unknown,
+  options: ObservingOptions<R> & { readonly onError?: (error: unknown) => void },
+): (request: R, socket: S, head: H) => void;
+export function guardUpgrade<R extends NodeRequest, S extends UpgradeSocket, H extends Uint8Array>(
+  gate: Keystile,
+  onPassed: (request: R, socket: S, head: H, decision: Allowed & Judged) => unknown,
+  options: (GuardOptions<R> | ObservingOptions<R>) & { readonly onError?: (error: unknown) => void } = {},
 ): (request: R, socket: S, head: H) => void {
   const { onError = () => {}, ...guardOptions } = options;
   const guard = createGuard(gate, guardOptions);
 
   async function judge(request: R, socket: S, head: H): Promise<void> {
-    const arrived = await guard.arrive(arrivingOf(request));
-    const admitted = arrived.answer ? arrived : await arrived.admit(async () => ({ bytes: undefined }));
-    if (admitted.answer !== undefined) {
+    const passed = await guard.pass(arrivingOf(request), async () => ({ bytes: undefined }));
+    if (passed.answer !== undefined) {
       // No time-out of the server counts here any more, and a client may keep its half open.
       socket.on("finish", () => socket.destroy());
-      return void socket.end(renderHttp(admitted.answer));
+      return void socket.end(renderHttp(passed.answer));
     }
-    const { decision, end } = admitted;
-    if (socket.destroyed) return end("failed");
-    socket.on("close", () => end("cut"));
+    const { marks, end } = passed;
+    if (socket.destroyed) return end?.("failed");
+    socket.on("close", () => end?.("cut"));
     try {
-      await onAllowed(request, socket, head, decision);
+      await onPassed(request, socket, head, (marks.keystile ?? marks.keystileJudged) as Allowed & Judged);
     } catch (error) {
-      end("failed");
+      end?.("failed");
       throw error;
     }
   }

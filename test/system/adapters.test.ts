@@ -1,6 +1,6 @@
 import type { Server } from "node:http";
+import { type ClientHttp2Session, connect as connectHttp2, constants } from "node:http2";
 import { connect } from "node:net";
-import { gzipSync } from "node:zlib";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import WebSocket, { WebSocketServer } from "ws";
 import { guardUpgrade } from "../../src/adapters/node.js";
@@ -9,17 +9,18 @@ import { memoryStore } from "../../src/stores/memory.js";
 import {
   type Common,
   exchange,
+  HTTP2_SERVERS,
   listen,
   parseAnswer,
+  planOf,
   SERVERS,
   stop,
   type WireAnswer,
 } from "./adapters-servers.js";
 import { breakable } from "./breakable-store.js";
+import { comparable, JSON_TYPE, LISTED, packetsOf, type Request, seen } from "./wire-requests.js";
 
-/*
- * One table of behaviour for all adapters, over real sockets: the same bytes get the same answer, whatever the framework.
- */
+/* How all adapters behave over real sockets: faults, options, and how answers end. What they answer is in `wire.test.ts`. */
 
 const NAMES = Object.keys(SERVERS);
 const unhandled: unknown[] = [];
@@ -69,287 +70,14 @@ async function start(options?: Common): Promise<Map<string, number>> {
   return new Map(await Promise.all(started));
 }
 
-interface Row {
-  readonly line?: string;
-  /** Fields of the head. `$OPEN` and the like stand for secrets. Default: a key that may do anything. */
-  readonly fields?: readonly string[];
-  readonly body?: string | Uint8Array;
-  /** 200 with what the handler saw of the request, or a refusal with its public code. */
-  readonly answer: readonly [status: number, seen?: unknown];
-  readonly headers?: Readonly<Record<string, unknown>>;
+function bytesOf(request: Request): Buffer {
+  return Buffer.concat(packetsOf(request, secrets));
 }
 
-const OPEN = "Authorization: Bearer $OPEN";
-const LISTED = "Authorization: Bearer $LISTED";
-const JSON_TYPE = "Content-Type: application/json";
-const ok = [200, { model: "gpt-5" }] as const;
-const invalid = [401, "invalid_api_key"] as const;
-const undetermined = [403, "model_access_denied"] as const;
-
-/** A JSON body of a key with a list of models. */
-function listed(body: string | Uint8Array, answer: Row["answer"], ...fields: readonly string[]): Row {
-  return { line: "POST /v1/chat/completions", fields: [LISTED, JSON_TYPE, ...fields], body, answer };
-}
-
-const multipart = [
-  '--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\nRIFF\0\r\n',
-  '--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nNAME\r\n--b--\r\n',
-].join("");
-const asMultipart = "Content-Type: multipart/form-data; boundary=b";
-
-const TABLE: Readonly<Record<string, Row>> = {
-  // The table of credentials.
-  "no credential": {
-    fields: [],
-    answer: [401, "missing_api_key"],
-    headers: { "www-authenticate": 'Bearer realm="api"', "cache-control": "no-store" },
-  },
-  "Bearer and x-api-key: Bearer is judged": { fields: [OPEN, "x-api-key: sk-other"], answer: [200] },
-  "Bearer and x-api-key: even if it is bad": {
-    fields: ["Authorization: Bearer x", "x-api-key: $OPEN"],
-    answer: invalid,
-  },
-  "Basic, with a good x-api-key": {
-    fields: ["Authorization: Basic eDp5", "x-api-key: $OPEN"],
-    answer: invalid,
-  },
-  "an empty Authorization, with a good x-api-key": {
-    fields: ["Authorization:", "x-api-key: $OPEN"],
-    answer: invalid,
-  },
-  "three parts": { fields: ["Authorization: Bearer $OPEN x"], answer: invalid },
-  "two Authorization fields": { fields: [OPEN, LISTED], answer: invalid },
-  "two Authorization fields, alike": { fields: [OPEN, OPEN], answer: invalid },
-  "two Authorization fields, the first empty": { fields: ["Authorization:", OPEN], answer: invalid },
-  "two Authorization fields, the second empty": { fields: [OPEN, "Authorization:"], answer: invalid },
-  "two Authorization fields, in another case": {
-    fields: [OPEN, "AUTHORIZATION: Bearer $OPEN"],
-    answer: invalid,
-  },
-  "two joined in one": { fields: ["Authorization: Bearer $OPEN, Bearer $OPEN"], answer: invalid },
-  "two x-api-key fields": { fields: ["x-api-key: $OPEN", "X-Api-Key: $OPEN"], answer: invalid },
-  "a comma in x-api-key": { fields: ["x-api-key: $OPEN,"], answer: invalid },
-  "only x-api-key": { fields: ["x-api-key: $OPEN"], answer: [200] },
-  "a name with an underscore": { fields: ["x_api_key: $OPEN"], answer: [401, "missing_api_key"] },
-  bearer: { fields: ["authorization: bearer $OPEN"], answer: [200] },
-  "BEARER and eight spaces": { fields: ["AUTHORIZATION: BEARER        $OPEN"], answer: [200] },
-  "nine spaces": { fields: ["Authorization: Bearer         $OPEN"], answer: invalid },
-  "a tab": { fields: ["Authorization: Bearer\t$OPEN"], answer: invalid },
-  "blanks around the value": { fields: ["Authorization: \t Bearer $OPEN \t "], answer: [200] },
-  "a byte beyond ASCII": { fields: ["Authorization: Bearer $OPEN\u00e9"], answer: invalid },
-  "NBSP after the key": { fields: ["Authorization: Bearer $OPEN\u00a0"], answer: invalid },
-  "a spent key": {
-    fields: ["Authorization: Bearer $SPENT"],
-    answer: [402, "quota_exceeded"],
-    headers: { "x-should-retry": "false" },
-  },
-
-  // Bodies, on a key that may use gpt-* only.
-  "a model on the list": listed('{"model":"gpt-5"}', ok),
-  "a model not on the list": listed('{"model":"claude-5"}', undetermined, "Accept: text/event-stream"),
-  "a model on the list, on an odd route": {
-    ...listed('{"model":"gpt-5"}', undetermined),
-    line: "POST //V1/%76%31",
-  },
-  "model twice": listed('{"model":"claude-5","model":"gpt-5"}', undetermined),
-  "model twice, once escaped": listed('{"\\u006dodel":"claude-5","model":"gpt-5"}', undetermined),
-  "model in another case": listed('{"model":"gpt-5","Model":"claude-5"}', undetermined),
-  "another member twice": listed('{"model":"gpt-5","n":1,"n":2}', undetermined),
-  "an escaped name": listed('{"\\u006dodel":"gpt-5"}', ok),
-  "a member __proto__": listed('{"model":"gpt-5","__proto__":{"a":1}}', ok),
-  gzip: listed(gzipSync('{"model":"gpt-5"}'), undetermined, "Content-Encoding: gzip"),
-  "UTF-16": listed(Buffer.from('{"model":"gpt-5"}', "utf16le"), undetermined),
-  "UTF-16 that says so": {
-    ...listed(Buffer.from('{"model":"gpt-5"}', "utf16le"), undetermined),
-    fields: [LISTED, "Content-Type: application/json; charset=utf-16"],
-  },
-  "a byte order mark": listed('\ufeff{"model":"gpt-5"}', undetermined),
-  "bytes that are not UTF-8": listed(Buffer.from('{"model":"gpt-5","a":"\xff"}', "latin1"), undetermined),
-  "no content type": { ...listed('{"model":"gpt-5"}', undetermined), fields: [LISTED] },
-  "text/plain": {
-    ...listed('{"model":"gpt-5"}', undetermined),
-    fields: [LISTED, "Content-Type: text/plain"],
-  },
-  "two content types": listed('{"model":"gpt-5"}', undetermined, "Content-Type: text/plain"),
-  "+json": { ...listed('{"model":"gpt-5"}', ok), fields: [LISTED, "Content-Type: application/x+json"] },
-  "no body": { line: "POST /v1/chat", fields: [LISTED, JSON_TYPE], answer: undetermined },
-  "an empty body": listed("", undetermined),
-  "JSON that is not": listed("{model:gpt-5}", undetermined),
-  "a top-level string": listed('"gpt-5"', undetermined),
-  "multipart, the model after the file": {
-    ...listed(multipart.replace("NAME", "gpt-5"), ok),
-    fields: [LISTED, asMultipart],
-  },
-  "multipart, a model not on the list": {
-    ...listed(multipart.replace("NAME", "claude-5"), undetermined),
-    fields: [LISTED, asMultipart],
-  },
-  "beyond the bound": listed(JSON.stringify({ model: "gpt-5", text: "x".repeat(11_000_000) }), undetermined),
-  "beyond the bound, without a list": {
-    line: "POST /v1/big?chunks=1",
-    fields: [OPEN, JSON_TYPE],
-    body: "x".repeat(11_000_000),
-    answer: [200],
-  },
-  "at half a megabyte": listed(JSON.stringify({ model: "gpt-5", text: "x".repeat(500_000) }), ok),
-  "GET with a body": { ...listed('{"model":"gpt-5"}', undetermined), line: "GET /v1/chat/completions" },
-  "the model of an Azure path": {
-    ...listed("{}", ok),
-    line: "POST /openai/deployments/gpt-5/chat/completions?api-version=1",
-  },
-  "a path that climbs": {
-    ...listed("{}", undetermined),
-    line: "POST /openai/deployments/gpt-5/../claude-5/chat/completions",
-  },
-  "a path that climbs in disguise": {
-    ...listed("{}", undetermined),
-    line: "POST /openai/deployments/gpt-5/%2e%2e/claude-5/chat/completions",
-  },
-  "the model of a Gemini path": { ...listed("{}", ok), line: "POST /v1beta/models/gpt-5:generateContent" },
-  "the model of a realtime query": { line: "GET /v1/realtime?model=gpt-5", fields: [LISTED], answer: ok },
-  "a body of a key without lists, as it was sent": {
-    ...listed('{ "model":"a", "model":"b",\n"n":1.0 }', [
-      200,
-      { body: '{ "model":"a", "model":"b",\n"n":1.0 }' },
-    ]),
-    fields: [OPEN, JSON_TYPE],
-  },
-
-  // Paths and methods: no spelling goes around the guard.
-  ...Object.fromEntries(
-    [
-      "//v1/chat",
-      "/V1/chat",
-      "/%76%31/chat",
-      "/v1%2fchat",
-      "/./v1/chat",
-      "/x/../v1/chat",
-      "/v1;a=b/chat",
-    ].flatMap((path) => [
-      [`${path} without a key`, { line: `GET ${path}`, fields: [], answer: [401, "missing_api_key"] }],
-      [`${path} with one`, { line: `GET ${path}`, answer: [200] }],
-    ]),
-  ),
-  ...Object.fromEntries(
-    ["HEAD", "PUT", "DELETE", "PATCH", "TRACE", "OPTIONS"].map((method) => [
-      `${method} without a key`,
-      {
-        line: `${method} /v1/chat`,
-        fields: [],
-        answer: [401, method === "HEAD" ? undefined : "missing_api_key"],
-      },
-    ]),
-  ),
-  "HEAD with a key": { line: "HEAD /v1/chat", answer: [200] },
-  preflight: {
-    line: "OPTIONS /v1/chat",
-    fields: ["Origin: https://app.example", "Access-Control-Request-Method: POST"],
-    answer: [204],
-  },
-  "half a preflight": {
-    line: "OPTIONS /",
-    fields: ["Origin: https://app.example"],
-    answer: [401, "missing_api_key"],
-  },
-
-  // Proxies: the peer is one that is trusted.
-  "a proxy that says nothing": { fields: ["Authorization: Bearer $THERE"], answer: [403, "ip_not_allowed"] },
-  ...Object.fromEntries(
-    (
-      [
-        ["the client, by a trusted proxy", ["203.0.113.7"], true],
-        ["a forged hop before another client", ["203.0.113.7, 198.51.100.1"], false],
-        ["a forged field before that of the proxy", ["203.0.113.7", "198.51.100.1"], false],
-        ["two trusted hops in two fields", ["6.6.6.6, 203.0.113.7", "127.0.0.9"], true],
-        ["a hop that is no address", ["203.0.113.7, unknown"], false],
-        ["a hop with a port", ["203.0.113.7:5555"], false],
-      ] as const
-    ).map(([name, forwarded, passes]) => [
-      name,
-      {
-        fields: ["Authorization: Bearer $THERE", ...forwarded.map((value) => `X-Forwarded-For: ${value}`)],
-        answer: passes ? [200] : [403, "ip_not_allowed"],
-      },
-    ]),
-  ),
-
-  // Forms of refusals.
-  "a Gemini path": {
-    line: "POST /v1beta/models/claude-5:generateContent",
-    fields: [LISTED, JSON_TYPE],
-    body: "{}",
-    answer: [403, { code: 403, status: "PERMISSION_DENIED" }],
-    headers: { "content-type": "application/json" },
-  },
-  "problem details, asked for": {
-    fields: ["Accept: application/problem+json, application/json"],
-    answer: [401, "missing_api_key"],
-    headers: { "content-type": "application/problem+json" },
-  },
-  "anything else, accepted": { fields: ["Accept: */*"], answer: [401, "missing_api_key"] },
-
-  // Answers.
-  "a stream": { line: "GET /?chunks=5", answer: [200, "chunk 0;chunk 1;chunk 2;chunk 3;chunk 4;"] },
-  "an error of the handler": { line: "GET /?status=418&chunks=1", answer: [418, "chunk 0;"] },
-  "a throw of the handler": { line: "GET /?throw", answer: [500, "thrown"] },
-  "an upgrade without a listener": {
-    line: "GET /v1/realtime?model=x",
-    fields: ["Connection: Upgrade", "Upgrade: websocket"],
-    answer: [401, "missing_api_key"],
-  },
-};
-
-function bytesOf({ line = "GET /v1/chat", fields = [OPEN], body = "" }: Row): Buffer {
-  const content = typeof body === "string" ? Buffer.from(body) : body;
-  const length =
-    content.length === 0 && !line.startsWith("POST") ? [] : [`Content-Length: ${content.length}`];
-  const close = fields.some((field) => field.startsWith("Connection:")) ? [] : ["Connection: close"];
-  const head = [`${line} HTTP/1.1`, "Host: localhost", ...fields, ...length, ...close, "", ""].join("\r\n");
-  const named = head.replace(/\$([A-Z]+)/g, (_, name: string) => secrets[name] ?? "");
-  return Buffer.concat([Buffer.from(named, "latin1"), content]);
-}
-
-/** What has to be alike: the body but for the id, and every field that is ours. */
-function comparable({ status, headers, body }: WireAnswer): object {
-  const requestId = headers["x-request-id"] ?? "";
-  expect(requestId).toMatch(/^req_[0-9a-f]{32}$/);
-  expect(headers["request-id"]).toBe(requestId);
-  const names = ["content-type", "cache-control", "www-authenticate", "retry-after", "x-should-retry"];
-  const limits = Object.keys(headers).filter((name) => name.startsWith("x-ratelimit"));
-  const ours = names.map((name) => [name, headers[name]?.replace(/; ?charset.*/i, "")] as const);
-  return { status, ours: status === 500 ? [] : ours, limits, body: body.replaceAll(requestId, "req") };
-}
-
-function seen({ body }: WireAnswer): unknown {
-  try {
-    const { error, code, ...rest } = JSON.parse(body) as { error?: { code?: unknown }; code?: unknown };
-    if (typeof error?.code === "number") return error;
-    return error?.code ?? code ?? rest;
-  } catch {
-    return body;
-  }
-}
-
-describe("the same bytes, the same answer", () => {
-  test.each(Object.entries(TABLE))("%s", async (_, row) => {
-    const answers = await Promise.all(
-      NAMES.map(async (name) => [name, await exchange(ports.get(name) as number, bytesOf(row))] as const),
-    );
-    const [status, what] = row.answer;
-    for (const [name, answer] of answers) {
-      expect({ name, status: answer.status }).toEqual({ name, status });
-      const got = seen(answer);
-      if (typeof what === "object") expect(got).toMatchObject(what as object);
-      else if (what !== undefined) expect(got).toBe(what);
-      if (row.headers !== undefined) expect(answer.headers).toMatchObject(row.headers);
-    }
-    const first = comparable((answers[0] as (typeof answers)[number])[1]);
-    for (const [name, answer] of answers) expect({ name, ...comparable(answer) }).toEqual({ name, ...first });
-  });
-
+describe("every adapter", () => {
   test("whoever proved to hold a key is told the limits, allowed or not", async () => {
     for (const port of ports.values()) {
-      const { headers } = await exchange(port, bytesOf({ answer: [200] }));
+      const { headers } = await exchange(port, bytesOf({}));
       expect(headers).toMatchObject({ "x-ratelimit-limit": "1000000" });
       expect(Number(headers["x-ratelimit-remaining"])).toBeLessThan(1_000_000);
     }
@@ -360,7 +88,7 @@ describe("the same bytes, the same answer", () => {
     try {
       const answers = await Promise.all(
         [...ports.values()].map((port) =>
-          exchange(port, bytesOf({ fields: [`Authorization: Bearer sk-${"u".repeat(48)}`], answer: [503] })),
+          exchange(port, bytesOf({ fields: [`Authorization: Bearer sk-${"u".repeat(48)}`] })),
         ),
       );
       for (const answer of answers) {
@@ -377,7 +105,6 @@ describe("the same bytes, the same answer", () => {
     const head = bytesOf({
       line: "PUT /v1/x",
       fields: [LISTED, JSON_TYPE, "Transfer-Encoding: chunked"],
-      answer: [200],
     });
     for (const port of ports.values()) {
       const answer = await exchange(port, head, '8\r\n{"model"\r\n', '9\r\n:"gpt-5"}\r\n', "0\r\n", "\r\n");
@@ -390,9 +117,8 @@ describe("the same bytes, the same answer", () => {
       line: "POST /v1/x",
       fields: [LISTED, JSON_TYPE, "Connection: keep-alive"],
       body: JSON.stringify({ model: "claude-5", text: "x".repeat(300_000) }),
-      answer: [403],
     });
-    const second = bytesOf({ line: "GET /v1/second", answer: [200] });
+    const second = bytesOf({ line: "GET /v1/second" });
     for (const port of ports.values()) {
       const socket = connect(port, "127.0.0.1");
       let text = "";
@@ -416,7 +142,7 @@ describe("options", () => {
       model: () => null,
       maxBodyBytes: 30,
     });
-    const row = { line: "POST /v1/x", fields: [LISTED, JSON_TYPE], body: '{"n":7}', answer: [200] } as const;
+    const row = { line: "POST /v1/x", fields: [LISTED, JSON_TYPE], body: '{"n":7}' } as const;
     for (const port of perTest.values()) {
       expect(seen(await exchange(port, bytesOf(row)))).toMatchObject({ estimate: 7, model: null });
       const beyond = await exchange(port, bytesOf({ ...row, body: `{"n":7,"text":"${"x".repeat(30)}"}` }));
@@ -424,7 +150,7 @@ describe("options", () => {
     }
     for (const scopes of [["admin"], () => ["admin"]]) {
       for (const port of (await start({ scopes })).values()) {
-        expect(seen(await exchange(port, bytesOf({ answer: [403] })))).toBe("access_denied");
+        expect(seen(await exchange(port, bytesOf({})))).toBe("access_denied");
       }
     }
     const partly = await start({ model: (_, body, named) => (body === undefined ? null : named()) });
@@ -544,6 +270,115 @@ describe.each(NAMES)("%s: every way an answer ends, exactly once", (name) => {
     });
     const costs = await Promise.all(all);
     await expectQuota(costs.reduce((sum, cost) => sum + cost, 0));
+  });
+});
+
+describe.each([
+  ["HTTP/1.1", SERVERS],
+  ["HTTP/2", HTTP2_SERVERS],
+] as const)("a client that goes, over %s", (version, kinds) => {
+  /** Sends a head and some of its body; calls back at the first byte of an answer. Returns what gives it up. */
+  function begin(
+    port: number,
+    secret: string,
+    path: string,
+    body: string,
+    isWhole: boolean,
+    onData: () => void,
+  ) {
+    const fields = { authorization: `Bearer ${secret}`, "content-type": "application/json" };
+    if (version === "HTTP/1.1") {
+      const socket = connect(port, "127.0.0.1")
+        .on("error", () => {})
+        .on("data", onData);
+      const lines = Object.entries(fields).map(([name, value]) => `${name}: ${value}`);
+      const length = `Content-Length: ${isWhole ? body.length : 100}`;
+      socket.write([`POST ${path} HTTP/1.1`, "Host: x", ...lines, length, "", body].join("\r\n"));
+      return () => void socket.destroy();
+    }
+    const session = connectHttp2(`http://127.0.0.1:${port}`);
+    sessions.push(session);
+    const stream = session.request({ ":method": "POST", ":path": path, ...fields });
+    stream.on("error", () => {}).on("data", onData);
+    if (isWhole) stream.end(body);
+    else stream.write(body);
+    // To close a stream also ends its body properly, so half of one takes the connection along.
+    return () => (isWhole ? stream.close(constants.NGHTTP2_CANCEL) : session.destroy());
+  }
+
+  const sessions: ClientHttp2Session[] = [];
+  const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+  afterAll(() => {
+    for (const session of sessions) session.destroy();
+  });
+
+  async function open(name: string) {
+    const store = memoryStore();
+    let onWrite = (): void => {};
+    let held = Promise.resolve();
+    const write: typeof store.write = async (groups) => {
+      onWrite();
+      await held;
+      return store.write(groups);
+    };
+    /** From now on a write waits, until `release`; `begun` is when one does. */
+    function hold() {
+      let release = (): void => {};
+      const begun = new Promise<void>((resolve) => {
+        onWrite = resolve;
+      });
+      held = new Promise((resolve) => {
+        release = resolve;
+      });
+      return { begun, release };
+    }
+    const own = createKeystile({ store: { ...store, write }, drainMs: 0 });
+    const handler = vi.fn(planOf);
+    const server = (await kinds[name]?.(own, {}, handler)) as Server;
+    servers.push(server);
+    const port = await listen(server);
+    const { secret, key } = await own.keys.issue({ quota: 100 });
+    const expectEnd = (runs: number, used: number): Promise<void> =>
+      vi.waitFor(async () => {
+        const { quota } = (await own.keys.get(key.id)) as KeyView;
+        const end = { runs: handler.mock.calls.length, used: quota.used, held: quota.held };
+        expect(end).toEqual({ runs, used, held: 0 });
+      });
+    return { port, secret, hold, expectEnd };
+  }
+
+  describe.each(Object.keys(kinds))("%s", (name) => {
+    test("while it sends its body: the handler does not run, nothing is charged", async () => {
+      const { port, secret, expectEnd } = await open(name);
+      const giveUp = begin(port, secret, "/", '{"model":', false, () => {});
+      await pause(60);
+      giveUp();
+      await pause(150);
+      await expectEnd(0, 0);
+    });
+
+    test("while it is judged: the handler does not run, nothing is charged", async () => {
+      const { port, secret, hold, expectEnd } = await open(name);
+      const { begun, release } = hold();
+      const giveUp = begin(port, secret, "/", '{"model":"a"}', true, () => {});
+      await begun;
+      giveUp();
+      await pause(150);
+      release();
+      await pause(50);
+      await expectEnd(0, 0);
+    });
+
+    test("in the middle of a stream: what was observed is charged", async () => {
+      const { port, secret, expectEnd } = await open(name);
+      let giveUp = (): void => {};
+      await new Promise<void>((resolve) => {
+        giveUp = begin(port, secret, "/?chunks=2&end=never&observe=5", "{}", true, resolve);
+      });
+      giveUp();
+      await expectEnd(1, 5);
+    });
   });
 });
 

@@ -71,8 +71,46 @@ test.each(servers)("%s starts, and its key may use the one model and not the oth
   expect(await ask("claude-demo", headers)).toEqual([403, "model_access_denied"]);
 });
 
+test("prometheus/server.ts shows on its second port what became of three requests", async () => {
+  const { url, secret, printed } = await start("prometheus/server.ts");
+  for (const key of ["sk-nobody", secret, secret]) {
+    await fetch(new URL("/v1/chat/completions", url), {
+      method: "POST",
+      headers: { "content-type": "application/json", "x-api-key": key },
+      body: JSON.stringify({ model: "gpt-demo" }),
+    });
+  }
+  const [scraped = ""] = printed().match(/http:\/\/\S+\/metrics/) ?? [];
+  const answer = await fetch(scraped);
+  expect(answer.headers.get("content-type")).toMatch(/^text\/plain; version=0\.0\.4/);
+  const lines = (await answer.text()).split("\n");
+  expect(lines).toContain('keystile_requests_allowed_total{model="gpt-demo"} 2');
+  expect(lines).toContain('keystile_requests_refused_total{status="401",reason="credential_malformed"} 1');
+});
+
+test("opentelemetry/server.ts prints a span that knows the key and the status", async () => {
+  const { url, secret, printed } = await start("opentelemetry/server.ts");
+  await fetch(url, { method: "POST", headers: { "x-api-key": secret } });
+  // The SDK exports every five seconds.
+  await expect.poll(printed, { timeout: 20_000 }).toMatch(/'?keystile\.outcome'?: 'refused'/);
+  expect(printed()).toMatch(/'http\.response\.status_code': 403/);
+  expect(printed()).toMatch(/'keystile\.key\.id': '/);
+  expect(printed().split(secret)).toHaveLength(2);
+}, 60_000);
+
+test("structured-logs/log.ts logs a forged line as what it is", async () => {
+  const { stdout } = await promisify(execFile)(process.execPath, [join(EXAMPLES, "structured-logs/log.ts")]);
+  const types = stdout
+    .trim()
+    .split("\n")
+    .map((line) => (JSON.parse(line) as { type: string }).type);
+  expect(types).toEqual(["key.issued", "request.allowed", "request.refused"]);
+});
+
 /** Resolves with the first address that the server prints, and the secret that it shows there, once. */
-async function start(path: string): Promise<{ readonly url: string; readonly secret: string }> {
+async function start(
+  path: string,
+): Promise<{ readonly url: string; readonly secret: string; readonly printed: () => string }> {
   const child = spawn(process.execPath, [join(EXAMPLES, path)], {
     cwd,
     env: { ...process.env, PORT: "0" },
@@ -80,13 +118,13 @@ async function start(path: string): Promise<{ readonly url: string; readonly sec
   });
   running = child;
   let printed = "";
-  const started = new Promise<{ url: string; secret: string }>((resolve) => {
+  const started = new Promise<{ url: string; secret: string; printed: () => string }>((resolve) => {
     for (const stream of [child.stdout, child.stderr]) {
       stream.setEncoding("utf8").on("data", (text: string) => {
         printed += text;
         const [url] = printed.match(/http:\/\/[^\s/]+:\d+(?=\D)/) ?? [];
         const [secret] = printed.match(/sk-[A-Za-z0-9]{32,}(?=\s)/) ?? [];
-        if (url !== undefined && secret !== undefined) resolve({ url, secret });
+        if (url !== undefined && secret !== undefined) resolve({ url, secret, printed: () => printed });
       });
     }
   });

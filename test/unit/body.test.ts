@@ -31,6 +31,15 @@ describe("readBytes", () => {
     expect(await readBytes(request, 1_000)).toBeUndefined();
   });
 
+  test("a request whose body cannot be had has none that is known", async () => {
+    const request = Object.defineProperty(post("{}"), "body", {
+      get: () => {
+        throw new TypeError("Request cannot be constructed from a URL that includes credentials");
+      },
+    });
+    expect(await readBytes(request, 1_000)).toBeUndefined();
+  });
+
   test("the bound is exact, and at it the body is still there for the handler", async () => {
     const at = post("x".repeat(98));
     expect((await readBytes(at, 98))?.length).toBe(98);

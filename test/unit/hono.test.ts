@@ -82,6 +82,7 @@ function scriptedGate({ identify, admit, end = async () => {} }: Script = {}) {
       throw new Error("Nor with where a key stands.");
     },
     on: () => () => {},
+    emit: () => false,
     async identify(arrival) {
       calls.push("identify");
       arrivals.push(arrival);

@@ -152,6 +152,8 @@ describe("JSON bodies", () => {
     ["raw headers", ["Content-Type", "application/json"], "a"],
     ["fetch headers", new Headers(JSON_TYPE), "a"],
     ["gzip", { ...JSON_TYPE, "content-encoding": "gzip" }, undefined],
+    ["chunks", { ...JSON_TYPE, "transfer-encoding": "Chunked" }, "a"],
+    ["gzip of the transfer", { ...JSON_TYPE, "transfer-encoding": "gzip, chunked" }, undefined],
     ["gzip among others", { ...JSON_TYPE, "content-encoding": ["identity", "br"] }, undefined],
     ["UTF-16", { "content-type": "application/json; charset=utf-16" }, undefined],
     ["two charsets", { "content-type": "application/json; charset=utf-8; charset=utf-16" }, undefined],
