@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import { parseAddress } from "../../src/address.js";
 import type { KeyRecord } from "../../src/documents.js";
 import { createKeystile } from "../../src/keystile.js";
 import { evaluateArrival, evaluatePolicy, type Rule } from "../../src/policy.js";
@@ -180,4 +181,11 @@ test("a document far ahead of the store's clock is a fault that says by how much
   const ahead = { ...sampleKey(), latestMs: NOW + 300_001 };
   expect(() => evaluateArrival({ key: ahead }, {}, NOW)).toThrow(/300001 ms ahead of the store's clock/);
   expect(evaluateArrival({ key: { ...ahead, latestMs: NOW + 300_000 } }, {}, NOW)).toEqual({ allowed: true });
+});
+
+test("an address may have been read already", () => {
+  const key = sampleKey({ allowedIps: ["10.0.0.0/8"] });
+  const judged = (text: string): unknown => evaluateArrival({ key }, { address: parseAddress(text) }, NOW);
+  expect(judged("10.0.0.1")).toEqual({ allowed: true });
+  expect(judged("192.0.2.1")).toMatchObject({ refusal: { reason: "address_not_allowed" } });
 });
