@@ -30,7 +30,9 @@ for (const [file, { source, mutants }] of Object.entries(report.files)) {
   const survivors = mutants.filter(({ status }) => UNDETECTED.includes(status));
   const rows = new Set(survivors.map((mutant) => rowOf(source, mutant)));
   const missing = [...rows].filter((row) => !explained.get(file)?.has(row));
-  console.log(`${file}: ${mutants.length} mutants, ${survivors.length} live on, ${missing.length} without a reason`);
+  console.log(
+    `${file}: ${mutants.length} mutants, ${survivors.length} live on, ${missing.length} without a reason`,
+  );
   for (const row of missing) console.error(`  ${row} … |`);
   unexplained += missing.length;
 }
