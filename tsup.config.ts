@@ -1,4 +1,5 @@
 import { defineConfig } from "tsup";
+import manifest from "./package.json" with { type: "json" };
 
 export default defineConfig({
   entry: [
@@ -22,4 +23,10 @@ export default defineConfig({
   dts: false, // declarations come from `tsc -p tsconfig.build.json`
   // tsup would shorten `node:sqlite` to `sqlite`, which exists only with the prefix
   removeNodeProtocol: false,
+  esbuildOptions(options) {
+    // With plugins the order of imports differs now and then from build to build, and who builds a release again could not
+    // tell whether it is the one that was published. All that is used of them is to know what stays outside.
+    options.plugins = [];
+    options.external = [...Object.keys(manifest.dependencies), ...Object.keys(manifest.peerDependencies)];
+  },
 });

@@ -6,6 +6,7 @@ import {
   compileRanges,
   compileStoredRanges,
   inRanges,
+  namedAddress,
   parseAddress,
   type Ranges,
 } from "../../src/address.js";
@@ -461,3 +462,56 @@ function thrownBy(run: () => unknown): Error {
   }
   return expect.unreachable("nothing was thrown");
 }
+
+describe("namedAddress", () => {
+  const trusted = compileRanges(["10.0.0.0/8"]);
+
+  test.each([
+    ["no proxy is trusted", "10.0.0.1", ["192.0.2.1"], undefined, "10.0.0.1"],
+    ["the peer is not trusted", "192.0.2.9", ["192.0.2.1"], trusted, "192.0.2.9"],
+    ["a trusted peer tells one", "10.0.0.1", ["192.0.2.1"], trusted, "192.0.2.1"],
+    ["it tells none", "10.0.0.1", [], trusted, undefined],
+    ["it tells two", "10.0.0.1", ["192.0.2.1", "192.0.2.2"], trusted, undefined],
+    ["it tells nonsense", "10.0.0.1", ["192.0.2.01"], trusted, undefined],
+    ["the peer is not known", undefined, ["192.0.2.1"], trusted, undefined],
+  ])("%s", (_, peer, values, proxies, expected) => {
+    expect(namedAddress(peer, values, proxies)?.text).toBe(expected);
+  });
+});
+
+test("a dotted quad stands after ::ffff: at the beginning and nowhere else", () => {
+  for (const text of ["1::ffff:1.2.3.4", "x::ffff:1.2.3.4", "0::ffff:1.2.3.4", "12::ffff:10.0.0.1"]) {
+    expect(parseAddress(text)).toBeUndefined();
+  }
+});
+
+test("what is refused is named by its place and shown, and what it would loosely mean is told where it is short", () => {
+  const messageOf = (entries: readonly unknown[], path?: string): unknown => {
+    try {
+      return compileRanges(entries as string[], path);
+    } catch (error) {
+      return isKeystileError(error) && error.code === "invalid_options" && error.message;
+    }
+  };
+  expect(messageOf([])).toBe("ranges: expected a list of 1 to 256 addresses or ranges, received 0.");
+  expect(messageOf(["::1", "010.0.0.1"], "p")).toBe(
+    'p[1]: "010.0.0.1" is not an address or range in strict form (read loosely it would be 8.0.0.1).',
+  );
+  expect(messageOf(["x"])).toBe('ranges[0]: "x" is not an address or range in strict form.');
+  expect(messageOf([7])).toBe("ranges[0]: number is not text.");
+  const padded = (length: number): string =>
+    `0${"10".padStart(length - "0.0.0.1".length, "0")}.0.0.1`.slice(0, length);
+  expect(messageOf([padded(64)])).toContain("read loosely");
+  expect(messageOf([padded(65)])).not.toContain("read loosely");
+});
+
+test("a stored list with damage in it matches what is sound, and is made of nothing else", () => {
+  const ranges = compileStoredRanges(["nonsense", "10.0.0.0/8", 7 as never, "2001:db8::/32", "10.0.0.1/8"]);
+  expect([ranges.v4.length, ranges.v6.length]).toEqual([1, 1]);
+});
+
+test("a hop of nothing but blanks is no address", () => {
+  const trusted = compileRanges(["10.0.0.0/8"]);
+  for (const hop of ["", " ", "\t \t"]) expect(clientAddress("10.0.0.1", [hop], trusted)).toBeUndefined();
+  expect(clientAddress("10.0.0.1", [" \t192.0.2.1\t "], trusted)?.text).toBe("192.0.2.1");
+});

@@ -4,6 +4,8 @@ import {
   type CredentialSource,
   DEFAULT_SOURCES,
   type HeaderSource,
+  headerValues,
+  MAX_CREDENTIAL_LENGTH,
   readCredential,
 } from "../../src/credential.js";
 
@@ -271,4 +273,82 @@ test("a secret is one printable word taken from the value as it stands", () => {
       expect("secret" in answer ? answer.secret : undefined).toBe(expected);
     }),
   );
+});
+
+test.each([
+  ["another scheme of six letters", { authorization: `digest ${A}` }, "credential_malformed"],
+  ["another header of as many letters", ["x-api-kex", A], "credential_missing"],
+  ["a name that is none before it", [7, "x", "x-api-key", A], A],
+  ["a function with headers", Object.assign(() => {}, { "x-api-key": A }), "credential_missing"],
+  ["the first printable character", { authorization: "Bearer !" }, "!"],
+  ["the last printable character", { authorization: "Bearer ~" }, "~"],
+  ["a space at the end", { "x-api-key": `${A} ` }, "credential_malformed"],
+])("%s: %j", (_, headers, expected) => {
+  expect(read(headers)).toBe(expected);
+});
+
+test.each([
+  [undefined, "credential_missing"],
+  ["", "credential_missing"],
+  [`/v1?key=${A}`, A],
+  [`/v1?x=1&key=${A}&y=2`, A],
+  [`https://api.example/v1?key=${A}`, A],
+  [`/v1?key=${A}&key=${A}`, "credential_ambiguous"],
+  [`/v1?key=${A},${B}`, "credential_ambiguous"],
+  ["/v1?key=", "credential_malformed"],
+  ["/v1?Key=x", "credential_missing"],
+  ["/v1?xkey=x", "credential_missing"],
+  [`/key=${A}`, "credential_missing"],
+  [`key=${A}`, "credential_missing"],
+])("a query as in %j: %s", (url, expected) => {
+  const credential = readCredential({}, ["query"], url);
+  expect("secret" in credential ? credential.secret : credential.refusal.reason).toBe(expected);
+  expect(readCredential({}, ["bearer", "x-api-key"], url)).toMatchObject({
+    refusal: { reason: "credential_missing" },
+  });
+});
+
+describe("the items of a WebSocket protocol", () => {
+  const ITEM = `openai-insecure-api-key.${A}`;
+  const fill = (length: number): string => `${ITEM},`.padEnd(length, "x");
+
+  test.each([
+    ["alone", ITEM, A],
+    ["among others", `realtime, ${ITEM}, openai-beta.realtime-v1`, A],
+    ["with blanks of both kinds on both sides", `realtime,  \t ${ITEM} \t  ,x`, A],
+    ["with a blank inside", `openai-insecure-api-key. ${A}`, "credential_malformed"],
+    ["twice", `${ITEM},${ITEM}`, "credential_ambiguous"],
+    ["in two fields", [ITEM, ITEM], "credential_ambiguous"],
+    ["in one of two fields", ["realtime", ITEM], A],
+    ["behind another beginning", `x-${ITEM}`, "credential_missing"],
+    ["in another case", ITEM.toUpperCase(), "credential_missing"],
+    ["without a secret", "openai-insecure-api-key.", "credential_malformed"],
+    ["in a field as long as may be", fill(MAX_CREDENTIAL_LENGTH), A],
+    ["in a longer field", fill(MAX_CREDENTIAL_LENGTH + 1), "credential_malformed"],
+    ["in a field that is no text", [7], "credential_malformed"],
+  ])("%s", (_, field, expected) => {
+    expect(read({ "sec-websocket-protocol": field }, ["websocket-protocol"])).toBe(expected);
+    expect(read({ "sec-websocket-protocol": field })).toBe("credential_missing");
+  });
+});
+
+test("all values of another header are read, whatever else is there", () => {
+  const name = "x-forwarded-for";
+  expect(headerValues(["X-Forwarded-For", "a", "x-other", "b", "x-forwarded-for", "c"], name)).toEqual([
+    "a",
+    "c",
+  ]);
+  expect(headerValues({ "X-Forwarded-For": ["a", 7 as never, "c"] }, name)).toEqual(["a", "c"]);
+  expect(
+    headerValues(
+      new Headers([
+        [name, "a"],
+        [name, "c"],
+      ]),
+      name,
+    ),
+  ).toEqual(["a, c"]);
+  expect(headerValues({}, name)).toEqual([]);
+  const throwing = new Proxy({}, { ownKeys: () => expect.unreachable() });
+  expect(headerValues(throwing, name)).toEqual([]);
 });

@@ -307,3 +307,48 @@ function at(text: string): number {
   if (Number.isNaN(ms)) throw new TypeError(`No time: ${text}`);
   return ms;
 }
+
+describe("what cannot be reckoned with is named", () => {
+  const monthly: Cycle = { kind: "anniversary", every: 1, unit: "month", anchorMs: 0, zone: "UTC" };
+
+  test("a time, an index, a step", () => {
+    expect(() => cycleAt(monthly, 0.5)).toThrow(
+      "A time is whole milliseconds that a Date can hold, received 0.5.",
+    );
+    expect(() => cycleStart(monthly, 0.5)).toThrow("An index is a safe integer, received 0.5.");
+    expect(() => cycleStart({ ...monthly, every: 0 }, 1)).toThrow(
+      "A cycle is every 1 or more months, received 0.",
+    );
+  });
+
+  test.each([
+    ["T, GMT", 0],
+    ["T, GMT+00:00", 0],
+    ["T, GMT+05:45", 20_700_000],
+    ["T, GMT-00:44:30", -2_670_000],
+    ["T, UTC+1", undefined],
+    ["GMT+01:00, T", undefined],
+    ["T", undefined],
+  ])("a runtime that writes %j", (text, eastMs) => {
+    // Each under a name of its own, because formatters are kept.
+    const cycle: Cycle = { kind: "calendar", unit: "day", zone: `Test/${text}` };
+    const format = vi.spyOn(Intl, "DateTimeFormat").mockImplementation(function DateTimeFormat() {
+      return { format: () => text } as never;
+    });
+    try {
+      if (eastMs !== undefined) expect(cycleStart(cycle, 1)).toBe(86_400_000 - eastMs);
+      else
+        expect(() => cycleStart(cycle, 1)).toThrow(
+          `This runtime writes an offset in an unknown way: ${text}.`,
+        );
+    } finally {
+      format.mockRestore();
+    }
+  });
+});
+
+test("a name of the tz database may begin and end like an abbreviation", () => {
+  for (const zone of ["CST6CDT", "PST8PDT"]) expect(isTimeZone(zone)).toBe(true);
+  for (const zone of ["Asia/Muscat", "Australia/Hobart"]) expect(isTimeZone(zone)).toBe(true);
+  for (const zone of ["CST", "PST", "cst"]) expect(isTimeZone(zone)).toBe(false);
+});

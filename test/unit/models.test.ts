@@ -219,3 +219,29 @@ describe("checkModelPatterns", () => {
     );
   });
 });
+
+test.each([
+  ["a*b*c", "axbyc", true],
+  ["a*b*c", "axb/yc", false],
+  ["a***b*", "a/x/bc", true],
+  ["a***b*", "a/x/b/c", false],
+  ["**b*c", "bbxc", true],
+  ["*a", "aa", true],
+  ["*ab", "aab", true],
+  ["a*ba", "aba", true],
+  ["a*ba", "ab", false],
+  ["x*x", "x", false],
+  ["**/b*", "/b/", false],
+  ["*a*", "/", false],
+  ["*", "/", false],
+  ["?*", "a", false],
+])("the pattern %s on %s: %s", (pattern, model, matches) => {
+  expect(matchesPattern(pattern, model)).toBe(matches);
+});
+
+test("a name that is none is under no list", () => {
+  for (const model of [undefined, null, 7, ["a"], {}, { length: 1 }]) {
+    expect(isModelAllowed(model as never, ["**"], undefined)).toBe(false);
+    expect(isModelAllowed(model as never, undefined, ["b"])).toBe(false);
+  }
+});

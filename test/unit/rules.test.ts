@@ -1,6 +1,9 @@
 import { describe, expect, test } from "vitest";
+import { parseAddress } from "../../src/address.js";
+import type { KeyRecord } from "../../src/documents.js";
 import { evaluateArrival, evaluatePolicy, type Rule } from "../../src/policy.js";
 import { manualClock } from "../../src/testing/manual-clock.js";
+import { sampleAccount } from "../../src/testing/sample-account.js";
 import { sampleKey } from "../../src/testing/sample-key.js";
 import { newGate } from "../setup/new-gate.js";
 import { newStore } from "../setup/new-store.js";
@@ -133,4 +136,56 @@ test("aliases are resolved before anything is matched, and the decision tells th
   const decision = await ask("gpt-5");
   expect(decision.allowed && decision.canUseModel("gpt-latest")).toBe(true);
   await gate.close();
+});
+
+test("a rule that is asynchronous by mistake refuses, and its rejection ends no process", async () => {
+  const unhandled: unknown[] = [];
+  const note = (reason: unknown): void => void unhandled.push(reason);
+  process.on("unhandledRejection", note);
+  try {
+    const rejecting = rule(() => Promise.reject(new Error("broken")));
+    expect(evaluatePolicy({ key: sampleKey() }, {}, NOW, [rejecting])).toMatchObject({
+      refusal: { reason: "rule_refused" },
+    });
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(unhandled).toEqual([]);
+  } finally {
+    process.off("unhandledRejection", note);
+  }
+});
+
+test("an account that is suspended refuses after the key's state and before its address", () => {
+  const open = sampleAccount();
+  const account = { ...open, policy: { ...open.policy, state: "suspended" as const } };
+  const refused = (key: KeyRecord): unknown => evaluateArrival({ key, account }, { address: undefined }, NOW);
+  expect(refused(sampleKey())).toMatchObject({ refusal: { reason: "account_suspended" } });
+  expect(refused(sampleKey({ allowedIps: ["10.0.0.1"] }))).toMatchObject({
+    refusal: { reason: "account_suspended" },
+  });
+  const key = sampleKey();
+  expect(refused({ ...key, policy: { ...key.policy, state: "disabled" } })).toMatchObject({
+    refusal: { reason: "key_disabled" },
+  });
+  expect(evaluateArrival({ key: sampleKey(), account: sampleAccount() }, {}, NOW)).toEqual({ allowed: true });
+});
+
+test("a key without scopes has none of any name", () => {
+  for (const scope of ["", "Stryker was here", "undefined", "__proto__"]) {
+    expect(evaluateArrival({ key: sampleKey() }, { scopes: [scope] }, NOW)).toMatchObject({
+      refusal: { reason: "scope_missing" },
+    });
+  }
+});
+
+test("a document far ahead of the store's clock is a fault that says by how much", () => {
+  const ahead = { ...sampleKey(), latestMs: NOW + 300_001 };
+  expect(() => evaluateArrival({ key: ahead }, {}, NOW)).toThrow(/300001 ms ahead of the store's clock/);
+  expect(evaluateArrival({ key: { ...ahead, latestMs: NOW + 300_000 } }, {}, NOW)).toEqual({ allowed: true });
+});
+
+test("an address may have been read already", () => {
+  const key = sampleKey({ allowedIps: ["10.0.0.0/8"] });
+  const judged = (text: string): unknown => evaluateArrival({ key }, { address: parseAddress(text) }, NOW);
+  expect(judged("10.0.0.1")).toEqual({ allowed: true });
+  expect(judged("192.0.2.1")).toMatchObject({ refusal: { reason: "address_not_allowed" } });
 });

@@ -1,6 +1,6 @@
 import { createHash, createHmac } from "node:crypto";
 import fc from "fast-check";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import {
   DEFAULT_PREFIXES,
   digestSecret,
@@ -295,4 +295,46 @@ describe("sameDigest", () => {
 
 test("the hint is the last four characters", () => {
   expect(hintOf(STANDARD)).toBe("1e6b");
+});
+
+test("a prefix that is none, and a source that is broken, are told apart", () => {
+  expect(() => generateSecret("sk")).toThrow(/A prefix is 1 to 32 of .+ and ends in "-" or "_"/);
+  expect(() => generateSecret("sk-", (count) => new Uint8Array(count))).toThrow(
+    "The source of bytes is stuck.",
+  );
+  const spent = (): Uint8Array => new Uint8Array();
+  expect(() => generateSecret("sk-", spent)).toThrow(
+    "The source of random bytes does not deliver random bytes.",
+  );
+});
+
+test("eight different characters are just enough, seven are not", () => {
+  const cycling = (distinct: number) => (count: number) =>
+    Uint8Array.from({ length: count }, (_, at) => at % distinct);
+  expect(generateSecret("sk-", cycling(8))).toMatch(/^sk-0123456701234567/);
+  expect(() => generateSecret("sk-", cycling(7))).toThrow(TypeError);
+});
+
+test("digests that are no text are equal to nothing, not even where they are as long", () => {
+  const list = Array.from("a".repeat(64));
+  const digest = "a".repeat(64);
+  const alike = { length: 64, charCodeAt: () => 97 };
+  for (const value of [list, alike, 64, null, undefined]) {
+    expect(sameDigest(value as never, digest)).toBe(false);
+    expect(sameDigest(digest, value as never)).toBe(false);
+    expect(sameDigest(value as never, value as never)).toBe(false);
+  }
+});
+
+test("digests are the same where the runtime has no one-shot hash", async () => {
+  vi.resetModules();
+  vi.doMock("node:crypto", async (original) => ({ ...(await original<object>()), hash: undefined }));
+  try {
+    const without = await import("../../src/secret.js");
+    expect(without.digestSecret(STANDARD)).toBe(digestSecret(STANDARD));
+    expect(digestSecret(STANDARD)).toBe(createHash("sha256").update(STANDARD).digest("hex"));
+  } finally {
+    vi.doUnmock("node:crypto");
+    vi.resetModules();
+  }
 });
