@@ -6,11 +6,11 @@ export interface MemoryStoreOptions {
   readonly clock?: () => number;
 }
 
-/** A document as kept. The body is JSON text, as in a real store, so that nothing can be shared by accident. */
+/** A document as kept. Who wrote the body does not change it any more; who reads it gets a copy. */
 interface Kept {
   readonly version: number;
   readonly owner: string | undefined;
-  readonly text: string;
+  readonly body: Json;
 }
 
 /**
@@ -28,23 +28,22 @@ export function memoryStore(options: MemoryStoreOptions = {}): Store {
   function find(id: string): readonly Document[] {
     const found = kept.get(id);
     if (found === undefined) return [];
-    const { version, owner, text } = found;
-    return [{ id, version, ...(owner === undefined ? {} : { owner }), body: JSON.parse(text) as Json }];
+    const { version, owner, body } = found;
+    const copy = JSON.parse(JSON.stringify(body)) as Json;
+    return [{ id, version, ...(owner === undefined ? {} : { owner }), body: copy }];
   }
 
   function writeGroup(group: readonly Write[]): WriteResult {
     const holds = group.every(({ id, expected }) => (kept.get(id)?.version ?? 0) === expected);
     if (!holds) return { written: false, current: group.flatMap(({ id }) => find(id)) };
-    // All texts before the first change: a body that is no JSON throws, and must not leave half a group.
-    const changes = group.map((write) => ({ ...write, text: JSON.stringify(write.set) }));
-    const versions = changes.map(({ id, expected, set, owner, text }) => {
+    const versions = group.map(({ id, expected, set, owner }) => {
       if (set === undefined) return expected;
       if (set === null) {
         kept.delete(id);
         return 0;
       }
       revision += 1;
-      kept.set(id, { version: revision, owner, text });
+      kept.set(id, { version: revision, owner, body: set });
       return revision;
     });
     return { written: true, versions };

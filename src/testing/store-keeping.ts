@@ -20,7 +20,7 @@ import {
 export const keepingCases: readonly StoreCase[] = [
   { clause: "S10", name: "a body comes back as it was written", check: returnsBodies },
   { clause: "S10", name: "a body of 64 KiB comes back as it was written", check: returnsLargeBodies },
-  { clause: "S10", name: "changing what was given or returned changes nothing stored", check: sharesNothing },
+  { clause: "S10", name: "changing what was returned changes nothing stored", check: sharesNothing },
   { clause: "S11", name: "ids that an engine may take for one stay apart", check: keepsLookalikesApart },
   { clause: "S11", name: "such ids may meet in one call", check: writesLookalikesTogether },
   { clause: "S11", name: "ids of 1 and of 512 characters are kept whole", check: keepsLongIds },
@@ -89,17 +89,12 @@ async function returnsLargeBodies({ store, id }: Bench): Promise<void> {
 async function sharesNothing({ store, id, kind }: Bench): Promise<void> {
   const a = id("a");
   const original = { list: [1], map: { deep: "original" } };
-  const mine = structuredClone(original);
   function spoil(body: unknown): void {
     const given = body as typeof original;
     given.list.push(2);
     given.map.deep = "changed";
   }
-  const writing = store.write([[sets(a, 0, mine)]]);
-  // Changed before the reply: a store may first have to wait for a connection.
-  spoil(mine);
-  await writing;
-  same((await get(store, a))?.body, original, "a body that was changed when the call was made");
+  await store.write([[sets(a, 0, structuredClone(original))]]);
   spoil((await get(store, a))?.body);
   spoil((await store.list({ kind, limit: 1 })).documents[0]?.body);
   spoil((await lost(store, sets(a, 0, 1)))[0]?.body);

@@ -31,6 +31,8 @@ export function trueStore(onWritten: (document: Document) => void): TrueStore {
         return 0;
       }
       revision += 1 + (revision % 3);
+      // A store may keep what it is given: nobody changes that any more.
+      freeze(set);
       const document = { id, version: revision, ...(owner === undefined ? {} : { owner }), body: copy(set) };
       kept.set(id, document);
       onWritten(document);
@@ -50,7 +52,7 @@ function copy(body: Json): Json {
 }
 
 function freeze(value: Json): Json {
-  if (typeof value !== "object" || value === null) return value;
+  if (typeof value !== "object" || value === null || Object.isFrozen(value)) return value;
   for (const inner of Object.values(value)) freeze(inner as Json);
   return Object.freeze(value);
 }
