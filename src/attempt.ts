@@ -124,7 +124,7 @@ export function compose<K>(input: Composition<K>): Composed<K> {
   }
 
   touch(changed, anchorId, documents);
-  const stamped = { ...moment, seq: input.nextSeq() };
+  const seq = input.nextSeq();
   const records = new Map<string, AnyRecord>();
   const tallied: string[] = [];
   const writes: Write[] = [];
@@ -146,7 +146,7 @@ export function compose<K>(input: Composition<K>): Composed<K> {
       if (closed !== undefined) closings.push(closing(id, after, closed, input.days));
     }
     if (isLedger(after)) {
-      const proof = stamp(renewed(after, input.formerNodes, moment), stamped, id === anchorId);
+      const proof = stamp(renewed(after, input.formerNodes, moment), moment, seq, id === anchorId);
       after = fitted(
         before === undefined ? proof : claimAlerts(before as KeyRecord, proof as KeyRecord, input.thresholds),
       );
@@ -255,7 +255,8 @@ function sweepOne(confirmed: Confirmed, swept: ReadonlyMap<string, Swept>, now: 
 /** Marks a record with the attempt that writes it. Only the anchor has to prove it; the others just renew their holds. */
 function stamp<L extends Ledger>(
   ledger: L,
-  { node, seq, now, holdUntilMs }: Moment & { readonly seq: number },
+  { node, now, holdUntilMs }: Moment,
+  seq: number,
   isAnchor: boolean,
 ): L {
   const latestMs = Math.max(ledger.latestMs, now);

@@ -145,7 +145,9 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
       thresholds: surroundings.thresholds,
     });
     const tallies = counts.take(composed.tallied);
-    return { ...composed, moment, seq, preparedAtMs, documents: swept, tallies };
+    // Member by member: spreading it here was the dearest line of a write.
+    const { changes, writes, records, results } = composed;
+    return { changes, writes, records, results, documents: swept, tallies, moment, seq, preparedAtMs };
   }
 
   /** There is nothing to be decided on a document that is not there. Who came after the read began is not told. */

@@ -5,7 +5,7 @@ import { mayBeForgotten } from "./expiry.js";
 import type { Task } from "./task-line.js";
 
 /** One try to write a group, with everything needed to recognise later whether it happened. */
-export interface Attempt extends Composed<Task> {
+export interface Attempt extends Omit<Composed<Task>, "tallied"> {
   readonly moment: Moment;
   readonly seq: number;
   /** By the process's own clock. */
