@@ -1,4 +1,5 @@
 import ipaddr from "ipaddr.js";
+import { withoutBlanks } from "./blanks.js";
 import { KeystileError } from "./errors.js";
 
 type Words = readonly [number, number, number, number];
@@ -232,17 +233,4 @@ function networkText({ family, text }: Address, prefix: number): string {
 function looseReading(text: string): string {
   const isLoose = text.length <= 64 && ipaddr.isValid(text);
   return isLoose ? ` (read loosely it would be ${ipaddr.parse(text)})` : "";
-}
-
-/** Without the spaces and tabs HTTP allows around the members of a list; `trim` takes much more away. */
-export function withoutBlanks(text: string): string {
-  let start = 0;
-  let end = text.length;
-  while (start < end && isBlank(text[start])) start++;
-  while (end > start && isBlank(text[end - 1])) end--;
-  return text.slice(start, end);
-}
-
-function isBlank(character: string | undefined): boolean {
-  return character === " " || character === "\t";
 }

@@ -2,6 +2,7 @@ import {
   type AccountRecord,
   type Amounts,
   BALANCE_PURSE,
+  isKey,
   KEY_PURSE,
   type KeyRecord,
   type Ledger,
@@ -76,7 +77,7 @@ export function alertsBetween<L extends KeyRecord | AccountRecord>(before: L, af
 }
 
 function watchedOf(record: KeyRecord | AccountRecord): readonly Watched[] {
-  if ("secrets" in record) {
+  if (isKey(record)) {
     const { quota } = record.policy;
     return quota === null ? [] : [{ fund: "quota", purse: KEY_PURSE, limit: quota }];
   }

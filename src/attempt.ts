@@ -7,6 +7,8 @@ import {
   type EntryRecord,
   entryDocumentId,
   FORMAT,
+  isKey,
+  isLedger,
   type KeyRecord,
   keyDocumentId,
   type Ledger,
@@ -187,14 +189,6 @@ export function recordsOf(
     account: account === undefined ? undefined : (get(account) as AccountRecord),
     entry: entry === undefined ? undefined : (get(entry) as EntryRecord | undefined),
   };
-}
-
-export function isLedger(record: AnyRecord | undefined): record is KeyRecord | AccountRecord {
-  return record !== undefined && "nodes" in record;
-}
-
-export function isKey(record: AnyRecord | undefined): record is KeyRecord {
-  return record !== undefined && "secrets" in record;
 }
 
 function run<K>(

@@ -177,7 +177,9 @@ export function authorizer(
   }
 
   function identified(subject: KeySubject, documents: Documents, arrived: Presented): Identified {
-    async function admit({ model: named, cost = 1, tokens = 0 }: Admission = {}): Promise<Decision> {
+    async function admit(admission: Admission = {}): Promise<Decision> {
+      // Without a prototype, so that a polluted one gives no request a price.
+      const { model: named, cost = 1, tokens = 0 } = { __proto__: null, ...admission } as Admission;
       assertOpen();
       assertCost(cost);
       assertAmount(tokens, "number of tokens");

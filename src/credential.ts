@@ -1,4 +1,4 @@
-import { withoutBlanks } from "./address.js";
+import { withoutBlanks } from "./blanks.js";
 import { type Refusal, refuse } from "./refusal.js";
 
 /** A place a credential may be read from: `Authorization: Bearer`, or the header of that name. */

@@ -67,8 +67,10 @@ export interface Decided {
  * key is missing; `document_full`.
  */
 export function decide(documents: Documents, request: DecideRequest, now: number): Decided {
-  const { facts, cost = 1, tokens = 0, places, rules = [] } = request;
-  const { node = "local", holdUntilMs = now + 60_000 } = request;
+  // Without a prototype, so that a polluted one gives no request a price.
+  const given = { __proto__: null, ...request } as DecideRequest;
+  const { facts, cost = 1, tokens = 0, places, rules = [] } = given;
+  const { node = "local", holdUntilMs = now + 60_000 } = given;
   assertCost(cost);
   assertAmount(tokens, "number of tokens");
   if (places !== undefined) assertAmount(places, "number of places");

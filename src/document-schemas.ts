@@ -5,6 +5,7 @@ import {
   accountDocumentId,
   type EntryRecord,
   FORMAT,
+  isKey,
   type KeyRecord,
   type SecretRecord,
   type UsageRecord,
@@ -24,7 +25,11 @@ const onCrash = z.enum(["charge", "release"]);
 // Frozen, because views and decisions show parts of a policy to callers.
 const names = z.array(z.string()).readonly();
 const metadata = z.record(z.string(), z.string()).readonly().optional();
-const window = { windowMs: z.int().min(1), burst: z.int().min(1).optional() };
+const window = {
+  windowMs: z.int().min(1),
+  burst: z.int().min(1).optional(),
+  per: z.literal("model").optional(),
+};
 const limits = z
   .array(
     z.union([
@@ -198,7 +203,7 @@ const PARSERS: Readonly<Record<string, (document: Document) => AnyRecord>> = {
 export function parseMember(document: Document, anchorId: string): AnyRecord {
   const parseKind = PARSERS[kindOf(document.id)] ?? parseKeyRecord;
   const record = parseKind(document);
-  if ("secrets" in record && anchorOf(document.id, record) !== anchorId) {
+  if (isKey(record) && anchorOf(document.id, record) !== anchorId) {
     throw new KeystileError(
       "document_invalid",
       "A key's record names another account than what leads to it.",
@@ -219,13 +224,22 @@ function parse<T>(schema: z.ZodType<T>, { id, body }: Document): T {
       `A ${kindOf(id)} document has format ${format}; this version of keystile reads up to ${FORMAT}. Upgrade it.`,
     );
   }
-  const parsed = schema.safeParse(body);
+  const parsed = schema.safeParse(bare(body));
   if (parsed.success) return parsed.data;
   const [issue] = parsed.error.issues;
   throw new KeystileError(
     "document_invalid",
     `A ${kindOf(id)} document is corrupt at "${issue?.path.join(".")}": ${issue?.message}.`,
   );
+}
+
+/** A copy of JSON without prototypes, or a schema would take what a polluted one has for members of a document. */
+function bare(json: unknown): unknown {
+  if (Array.isArray(json)) return json.map(bare);
+  if (typeof json !== "object" || json === null) return json;
+  const copy = Object.create(null) as Record<string, unknown>;
+  for (const name of Object.keys(json)) copy[name] = bare((json as Record<string, unknown>)[name]);
+  return copy;
 }
 
 /** Ids of secret documents contain digests, which belong in no message. */

@@ -267,6 +267,16 @@ export interface Documents {
   readonly account?: AccountRecord | undefined;
 }
 
+/** Tells records apart by what they themselves have, whatever else plain objects may have inherited. */
+export function isLedger(record: object | undefined): record is KeyRecord | AccountRecord {
+  return record !== undefined && Object.hasOwn(record, "nodes");
+}
+
+/** As `isLedger`, of a key. */
+export function isKey(record: object | undefined): record is KeyRecord {
+  return record !== undefined && Object.hasOwn(record, "secrets");
+}
+
 export function keyDocumentId(keyId: string): string {
   return `key:${keyId}`;
 }

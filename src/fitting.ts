@@ -1,4 +1,4 @@
-import type { AccountRecord, KeyRecord, Ledger } from "./documents.js";
+import { type AccountRecord, isKey, type KeyRecord, type Ledger } from "./documents.js";
 import { KeystileError } from "./errors.js";
 import { mergeModels } from "./tally.js";
 
@@ -16,7 +16,7 @@ const FEW_ENTRIES = 64;
  */
 export function fitted<R extends KeyRecord | AccountRecord>(record: R): R {
   if (countEntries(record) <= FEW_ENTRIES || isShort(record)) return record;
-  const plain = "tally" in record && record.tally ? { ...record, tally: mergeModels(record.tally) } : record;
+  const plain = isKey(record) && record.tally ? { ...record, tally: mergeModels(record.tally) } : record;
   if (isShort(plain)) return plain;
   const forgetful = forget(plain);
   if (isShort(forgetful)) return forgetful;
@@ -35,7 +35,7 @@ function countEntries(record: KeyRecord | AccountRecord): number {
   let entries = Object.keys(record.levels).length;
   for (const { held } of Object.values(record.nodes)) entries += 1 + Object.keys(held).length;
   for (const { collected } of Object.values(record.collected)) entries += 1 + Object.keys(collected).length;
-  if ("tally" in record && record.tally) entries += Object.keys(record.tally.models).length;
+  if (isKey(record) && record.tally) entries += Object.keys(record.tally.models).length;
   return entries;
 }
 

@@ -1,6 +1,6 @@
-import { idsOf, isKey, type Records, recordsOf, type Step, type Subject } from "./attempt.js";
+import { idsOf, type Records, recordsOf, type Step, type Subject } from "./attempt.js";
 import { parseKeyRecord, parseMember } from "./document-schemas.js";
-import { type Documents, keyDocumentId } from "./documents.js";
+import { type Documents, isKey, keyDocumentId } from "./documents.js";
 import { accountMissing, type KeystileError, versionFault } from "./errors.js";
 import { type LiveGroup, liveGroup, type Surroundings } from "./live-group.js";
 import type { WriteResult } from "./store.js";

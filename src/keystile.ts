@@ -1,8 +1,8 @@
 import { type Accounts, accounts } from "./accounts.js";
 import { alertsBetween } from "./alerts.js";
-import { isKey, isLedger } from "./attempt.js";
 import { type Authorizer, authorizer } from "./authorizer.js";
 import type { AnyRecord } from "./document-schemas.js";
+import { isKey, isLedger } from "./documents.js";
 import { type Events, eventHub } from "./events.js";
 import { groupCommit } from "./group-commit.js";
 import type { Wire } from "./http.js";

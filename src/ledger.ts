@@ -62,8 +62,13 @@ export function book<L extends Ledger>(ledger: L, amounts: Amounts): L {
 /** What is held of one purse, by all processes. */
 export function heldOf(ledger: Ledger, purse: string): number {
   let held = 0;
-  for (const node of Object.values(ledger.nodes)) held += node.held[purse] ?? 0;
+  for (const node of Object.values(ledger.nodes)) held += amountOf(node.held, purse);
   return held;
+}
+
+/** What is in one purse, whatever else plain objects may have inherited. */
+export function amountOf(amounts: Amounts, purse: string): number {
+  return Object.hasOwn(amounts, purse) ? (amounts[purse] as number) : 0;
 }
 
 /** Replaces the entry of one process. */

@@ -224,7 +224,10 @@ function scaledLimits({ policy }: Limited, ratePercent: number): readonly Limit[
     if (!isRateLimit(limit))
       return { inFlight: scaled(limit.inFlight, ratePercent, Number.MAX_SAFE_INTEGER) };
     const most = floorDivide(Number.MAX_SAFE_INTEGER, limit.windowMs);
-    const burst = limit.burst === undefined ? {} : { burst: scaled(limit.burst, ratePercent, most) };
+    const burst =
+      Object.hasOwn(limit, "burst") && limit.burst !== undefined
+        ? { burst: scaled(limit.burst, ratePercent, most) }
+        : {};
     return isTokenLimit(limit)
       ? { ...limit, ...burst, tokens: scaled(limit.tokens, ratePercent, most) }
       : { ...limit, ...burst, requests: scaled(limit.requests, ratePercent, most) };
@@ -249,11 +252,11 @@ export function isTokenBucket(name: string): boolean {
 }
 
 export function isRateLimit(limit: Limit): limit is RateLimit {
-  return !("inFlight" in limit);
+  return !Object.hasOwn(limit, "inFlight");
 }
 
 function isTokenLimit(limit: Limit): limit is TokenLimit {
-  return "tokens" in limit;
+  return Object.hasOwn(limit, "tokens");
 }
 
 /** How many drain in one window. */
@@ -268,7 +271,7 @@ export function capacity(limit: RateLimit): number {
 
 /** How many fit at once. */
 function burstOf(limit: RateLimit): number {
-  return limit.burst ?? rateOf(limit);
+  return (Object.hasOwn(limit, "burst") ? limit.burst : undefined) ?? rateOf(limit);
 }
 
 /** Where one bucket stands. */

@@ -1,7 +1,7 @@
 import type { Thresholds } from "./alerts.js";
-import { type Confirmed, compose, isLedger, type Step, type Subject, sweepAll } from "./attempt.js";
+import { type Confirmed, compose, type Step, type Subject, sweepAll } from "./attempt.js";
 import { type AnyRecord, parseMember } from "./document-schemas.js";
-import type { Ledger, NodeEntry } from "./documents.js";
+import { isLedger, type Ledger, type NodeEntry } from "./documents.js";
 import { accountMissing, type KeystileError, versionFault } from "./errors.js";
 import { pacing } from "./pacing.js";
 import { pendingCounts } from "./pending-counts.js";

@@ -8,7 +8,7 @@ import {
   KEY_PURSE,
   type Ledger,
 } from "./documents.js";
-import { heldOf } from "./ledger.js";
+import { amountOf, heldOf } from "./ledger.js";
 import { shareOf } from "./limits.js";
 import type { Reason } from "./refusal.js";
 import { cycleEnd, cycleName } from "./subscription.js";
@@ -259,7 +259,7 @@ function allowanceOf({ subscription, closed }: AccountRecord, cycle: string): nu
 
 /** Subtraction keeps every step within the safe integers where the sum of three amounts would not. */
 function roomOf(ledger: Ledger, name: string, limit: number, holds: Holds): number {
-  const left = limit - (ledger.used[name] ?? 0);
+  const left = limit - amountOf(ledger.used, name);
   return holds === "held" ? left - heldOf(ledger, name) : left;
 }
 
@@ -288,7 +288,7 @@ function purse(name: string, amount: number): Amounts {
 }
 
 function purseStatus(ledger: Ledger, name: string, limit: number | null): QuotaStatus {
-  const used = ledger.used[name] ?? 0;
+  const used = amountOf(ledger.used, name);
   const held = heldOf(ledger, name);
   const remaining = limit === null ? null : Math.max(0, limit - used - held);
   return { limit, used, held, remaining, unlimited: limit === null };

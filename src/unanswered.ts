@@ -1,6 +1,6 @@
-import { type Composed, type Confirmed, isLedger, type Moment, type Swept } from "./attempt.js";
+import type { Composed, Confirmed, Moment, Swept } from "./attempt.js";
 import type { AnyRecord } from "./document-schemas.js";
-import type { DayTally, Ledger } from "./documents.js";
+import { type DayTally, isLedger, type Ledger } from "./documents.js";
 import { mayBeForgotten } from "./expiry.js";
 import type { Task } from "./task-line.js";
 

@@ -172,8 +172,8 @@ export const MUTANTS: readonly Mutant<Profile>[] = [
   {
     name: "ended requests stay in flight",
     file: "ledger.ts",
-    find: "open: live.open - 1,",
-    replace: "open: live.open,",
+    find: "live.open - 1",
+    replace: "live.open",
     profiles: ["calm"],
     caughtBy: ["no-stuck-hold", "refusal-is-right", "renewed-in-time"],
   },
@@ -229,8 +229,8 @@ export const MUTANTS: readonly Mutant<Profile>[] = [
   {
     name: "allowed after the instance has settled what was open",
     file: "authorizer.ts",
-    find: 'if (closing !== "drained") {',
-    replace: "if (decision) {",
+    find: 'if (closing !== "drained") return',
+    replace: "if (decision) return",
     profiles: ["slow", "outages", "lossy"],
     caughtBy: BOOKS,
   },

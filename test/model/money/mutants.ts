@@ -11,8 +11,8 @@ export const MONEY_MUTANTS: readonly MoneyMutant[] = [
   {
     name: "a hold is given back without the account's part",
     file: "settle.ts",
-    find: "releaseShare(swept.account, node, share);",
-    replace: "releaseShare(swept.account, node, {});",
+    find: "releaseShare(swept.account, reservation, share);",
+    replace: "releaseShare(swept.account, reservation, {});",
     profiles: ["calm"],
     caughtBy: ["booked-on-both", "documents-are-sound"],
   },
