@@ -279,6 +279,7 @@ test.each([
   ["another scheme of six letters", { authorization: `digest ${A}` }, "credential_malformed"],
   ["another header of as many letters", ["x-api-kex", A], "credential_missing"],
   ["a name that is none before it", [7, "x", "x-api-key", A], A],
+  ["nothing for a name before it", [null, "x", "x-api-key", A], A],
   ["a function with headers", Object.assign(() => {}, { "x-api-key": A }), "credential_missing"],
   ["the first printable character", { authorization: "Bearer !" }, "!"],
   ["the last printable character", { authorization: "Bearer ~" }, "~"],
