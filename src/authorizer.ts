@@ -217,12 +217,13 @@ export function authorizer(
   /** Has the store decide. What this process holds by a lease is no reason to refuse. */
   async function weigh(asked: Asked): Promise<Weighed | undefined> {
     const { subject } = asked;
+    const sinceMs = runtime.monotonicMs();
     const weighing = commit.decide(subject, deciding(asked), undoing);
     leases.warm(asked);
     const weighed = await weighing;
     if (weighed === undefined || weighed.verdict.allowed) return weighed;
     const { status } = weighed.verdict.refusal;
-    const mayBeLeased = (status === 402 || status === 429) && leases.giveBack(subject);
+    const mayBeLeased = (status === 402 || status === 429) && (await leases.giveBack(subject, sinceMs));
     return mayBeLeased ? commit.decide(subject, deciding(asked), undoing) : weighed;
   }
 

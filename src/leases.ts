@@ -43,8 +43,11 @@ export interface Leases {
   admit(asked: Asked): Leased | undefined;
   /** Has a key that turns out to be hot get a lease. For requests that ask the store, once they are in line. */
   warm(asked: Asked): void;
-  /** For a request that was refused: gives back what is not spent, so that it may have it. False: there was nothing. */
-  giveBack(subject: KeySubject): boolean;
+  /**
+   * For a request that was refused: gives back what is not spent, so that it may have it. False: nothing was held since
+   * it came.
+   */
+  giveBack(subject: KeySubject, sinceMs: number): Promise<boolean>;
   /** Has all that is known written, and gives back what is not spent. */
   close(): void;
 }
@@ -53,7 +56,7 @@ export interface Leases {
 export const NO_LEASES: Leases = {
   admit: () => undefined,
   warm: () => {},
-  giveBack: () => false,
+  giveBack: async () => false,
   close: () => {},
 };
 
@@ -62,10 +65,12 @@ interface Traffic {
   /** What was asked for since the last lease began. */
   asked: Slice;
   sinceMs: number;
-  isAsking: boolean;
+  /** Resolves when the lease that was asked for has begun, or will not. */
+  asking: Promise<void> | undefined;
   /** Until then it gets no lease. */
   coldUntilMs: number;
   lease: LiveLease | undefined;
+  endedAtMs: number;
 }
 
 /** A lease is for so many times what its time would bring if all went on like before, and for no more than that much. */
@@ -123,7 +128,8 @@ export function leases(
     traffic.asked = plus(traffic.asked, { requests: 1, cost, tokens });
     // One request alone says nothing.
     const isHot = traffic.asked.requests > 1 && time >= traffic.coldUntilMs;
-    if (isHot && !traffic.isAsking && traffic.lease === undefined) void ask(traffic, subject, facts, time);
+    if (isHot && traffic.asking === undefined && traffic.lease === undefined)
+      traffic.asking = ask(traffic, subject, facts, time);
   }
 
   function isLeasable(documents: Documents): boolean {
@@ -139,7 +145,14 @@ export function leases(
       endLease(oldest[1]);
       traffics.delete(oldest[0]);
     }
-    const traffic = { asked: NO_SLICE, sinceMs: time, isAsking: false, coldUntilMs: 0, lease: undefined };
+    const traffic = {
+      asked: NO_SLICE,
+      sinceMs: time,
+      asking: undefined,
+      coldUntilMs: 0,
+      lease: undefined,
+      endedAtMs: -1,
+    };
     traffics.set(keyId, traffic);
     startTicking();
     return traffic;
@@ -148,7 +161,7 @@ export function leases(
   async function ask(traffic: Traffic, subject: KeySubject, facts: Facts, time: number): Promise<void> {
     const growth = Math.min(MAX_GROWTH, (MARGIN * revalidateMs) / Math.max(1, time - traffic.sinceMs));
     const wanted = times(traffic.asked, growth);
-    Object.assign(traffic, { isAsking: true, sinceMs: time, asked: NO_SLICE });
+    Object.assign(traffic, { sinceMs: time, asked: NO_SLICE });
     try {
       const grant = await commit.decide(subject, leaseStep(subject, facts, wanted), undoing);
       if (grant === undefined || grant === "too little") traffic.coldUntilMs = time + revalidateMs;
@@ -156,7 +169,7 @@ export function leases(
     } catch {
       // Requests beside it are told of the fault; it may be over when the next one comes.
     } finally {
-      traffic.isAsking = false;
+      traffic.asking = undefined;
     }
   }
 
@@ -189,6 +202,7 @@ export function leases(
     const { lease } = traffic;
     if (lease === undefined) return false;
     traffic.lease = undefined;
+    traffic.endedAtMs = runtime.monotonicMs();
     lease.close();
     postOne(lease);
     return true;
@@ -210,7 +224,7 @@ export function leases(
     const time = runtime.monotonicMs();
     for (const [keyId, traffic] of traffics) {
       if (traffic.lease !== undefined && !isValid(traffic.lease)) endLease(traffic);
-      const isIdle = traffic.lease === undefined && !traffic.isAsking;
+      const isIdle = traffic.lease === undefined && traffic.asking === undefined;
       if (isIdle && time - traffic.sinceMs > 4 * revalidateMs && time >= traffic.coldUntilMs)
         traffics.delete(keyId);
     }
@@ -221,9 +235,10 @@ export function leases(
   return {
     admit,
     warm,
-    giveBack({ keyId }) {
+    async giveBack({ keyId }, sinceMs) {
       const traffic = traffics.get(keyId);
-      if (traffic === undefined || !endLease(traffic)) return false;
+      await traffic?.asking;
+      if (traffic === undefined || (!endLease(traffic) && traffic.endedAtMs < sinceMs)) return false;
       traffic.coldUntilMs = runtime.monotonicMs() + revalidateMs;
       return true;
     },

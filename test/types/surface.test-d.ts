@@ -169,6 +169,9 @@ describe("what is handed in", () => {
     createKeystile({ store, checksum: true });
     // @ts-expect-error
     createKeystile({ store, onCrash: "forget" });
+    createKeystile({ store, leases: { revalidateMs: 500, keys: (key) => key.owner === "busy" } });
+    // @ts-expect-error a share is called so
+    createKeystile({ store, leases: { share: 10 } });
     // @ts-expect-error A pepper has an id.
     createKeystile({ store, peppers: ["secret"] });
   });
