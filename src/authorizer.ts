@@ -2,7 +2,7 @@ import { type Address, clientAddress, namedAddress } from "./address.js";
 import { addressLimit } from "./address-limit.js";
 import { assertAmount, assertCost } from "./cost.js";
 import { type HeaderSource, headerValues, readCredential } from "./credential.js";
-import { decide, familiesOf, limitsOf, type Verdict } from "./decide.js";
+import { familiesOf, limitsOf, standingAfter, type Weighed, weigh } from "./decide.js";
 import {
   type Allowed,
   countedModel,
@@ -84,9 +84,6 @@ export interface Parts {
 }
 
 type Presented = Facts & { readonly digests: readonly string[] };
-/** The kernel's answer, with the documents as they stand after it. */
-type Weighed = { readonly verdict: Verdict; readonly documents: Documents };
-
 /**
  * The path of a request: credential, digest, secret document, key document, policy, limits, quota, decision.
  *
@@ -190,17 +187,21 @@ export function authorizer(
       if (leased !== undefined) return allowed(open.allow({ ...asked, model, ...leased }));
       waiting += 1;
       try {
-        const weighed = await weigh(asked);
-        const isGone = weighed?.verdict.allowed === false && weighed.verdict.refusal.reason === "key_unknown";
+        const weighed = await askStore(asked);
+        const isGone = weighed?.answer.allowed === false && weighed.answer.refusal.reason === "key_unknown";
         if (weighed === undefined || isGone) return await admitAnew(arrived, { model, cost, tokens });
-        const { verdict, documents: decidedOn } = weighed;
-        if (!verdict.allowed) return refusedKey(verdict, subject, decidedOn, model);
-        const { reservation } = verdict;
+        const { answer, documents: decidedOn } = weighed;
+        const standing = () => standingAfter(weighed);
+        if (!answer.allowed) {
+          const { refusal } = answer;
+          return refusedKey({ refusal, limits: standing().limits }, subject, decidedOn, model);
+        }
+        const { reservation } = answer;
         const decision = open.allow({
           ...asked,
           documents: decidedOn,
           model,
-          standing: () => verdict,
+          standing,
           end: (ending) => endReservation(commit, subject, reservation, ending),
         });
         if (closing !== "drained") return allowed(decision);
@@ -215,14 +216,14 @@ export function authorizer(
   }
 
   /** Has the store decide. What this process holds by a lease is no reason to refuse. */
-  async function weigh(asked: Asked): Promise<Weighed | undefined> {
+  async function askStore(asked: Asked): Promise<Weighed | undefined> {
     const { subject } = asked;
     const sinceMs = runtime.monotonicMs();
     const weighing = commit.decide(subject, deciding(asked), undoing);
     leases.warm(asked);
     const weighed = await weighing;
-    if (weighed === undefined || weighed.verdict.allowed) return weighed;
-    const { status } = weighed.verdict.refusal;
+    if (weighed === undefined || weighed.answer.allowed) return weighed;
+    const { status } = weighed.answer.refusal;
     const mayBeLeased = (status === 402 || status === 429) && (await leases.giveBack(subject, sinceMs));
     return mayBeLeased ? commit.decide(subject, deciding(asked), undoing) : weighed;
   }
@@ -230,8 +231,8 @@ export function authorizer(
   function deciding({ facts, cost, tokens }: Asked): KeyStep<Weighed> {
     return (records, { node, now, holdUntilMs }) => {
       const request = { facts, cost, tokens, rules, node, holdUntilMs };
-      const { documents, verdict } = decide(records, request, now);
-      return { records: documents, outcome: { verdict, documents } };
+      const outcome = weigh(records, request, now);
+      return { records: outcome.documents, outcome };
     };
   }
 
@@ -327,9 +328,9 @@ function closedFault(): KeystileError {
 }
 
 /** A request that was answered with a fault, and was let in after all, gives back what it holds. */
-function undoing({ verdict }: Weighed): KeyStep<void> | undefined {
-  if (!verdict.allowed || verdict.reservation.node === null) return undefined;
-  return endingStep(verdict.reservation, { cost: 0, outcome: "voided" });
+function undoing({ answer }: Weighed): KeyStep<void> | undefined {
+  if (!answer.allowed || answer.reservation.node === null) return undefined;
+  return endingStep(answer.reservation, { cost: 0, outcome: "voided" });
 }
 
 const REFUSED = {

@@ -67,6 +67,30 @@ export interface Decided {
  * key is missing; `document_full`.
  */
 export function decide(documents: Documents, request: DecideRequest, now: number): Decided {
+  const weighed = weigh(documents, request, now);
+  return { documents: weighed.documents, verdict: { ...weighed.answer, ...standingAfter(weighed) } };
+}
+
+/** A decision without a word about where limits and quota stand, which costs more than the decision itself. */
+export interface Weighed {
+  readonly documents: Documents;
+  readonly answer: Pick<Granted, "allowed" | "reservation"> | Pick<Denied, "allowed" | "refusal">;
+  /** What `standingAfter` tells of. */
+  readonly seen: {
+    readonly documents: Documents;
+    readonly families: readonly string[];
+    readonly now: number;
+  };
+}
+
+/** Where limits and quota stand after a decision. */
+export function standingAfter({ seen }: Weighed): Standing {
+  const { key, account } = seen.documents;
+  return { limits: limitsOf(key, account, seen.families, seen.now), quota: quotaStatus(seen.documents) };
+}
+
+/** The part of `decide` that decides. */
+export function weigh(documents: Documents, request: DecideRequest, now: number): Weighed {
   // Without a prototype, so that a polluted one gives no request a price.
   const given = { __proto__: null, ...request } as DecideRequest;
   const { facts, cost = 1, tokens = 0, places, rules = [] } = given;
@@ -77,28 +101,33 @@ export function decide(documents: Documents, request: DecideRequest, now: number
   assertAccount(documents);
 
   const policy = evaluatePolicy(documents, facts, now, rules);
-  if (!policy.allowed) return denied(documents, policy.refusal, standing(documents, facts, now));
+  const families = familiesOf(facts);
+  const refused = (refusal: Refusal, seen: Documents): Weighed => ({
+    ...{ documents, answer: { allowed: false, refusal } },
+    seen: { documents: seen, families, now },
+  });
+  if (!policy.allowed) return refused(policy.refusal, documents);
 
   const swept = sweep(documents, now);
-  const refused = (refusal: Refusal): Decided => denied(documents, refusal, standing(swept, facts, now));
   const { key, account } = swept;
-  const counted = { families: familiesOf(facts), tokens, places };
+  const counted = { families, tokens, places };
   const own = takeRequest(key, counted, now, ratePercentOf(key, account));
   const shared = account === undefined ? NO_LIMITS : takeRequest(account, counted, now);
-  if (!own.fits || !shared.fits) return refused(limited(own, shared));
+  if (!own.fits || !shared.fits) return refused(limited(own, shared), swept);
 
   const unpaid =
     key.account?.pays === "subscription" && account ? judgeSubscription(account, now) : undefined;
-  if (unpaid !== undefined) return refused(refuse(unpaid));
+  if (unpaid !== undefined) return refused(refuse(unpaid), swept);
   const quota = allot(swept, cost);
   if (!quota.fits) {
     const { reason, held, resetAtMs } = quota;
-    return refused(refuse(reason, { held, ...(resetAtMs !== undefined && { resetAtMs }) }));
+    return refused(refuse(reason, { held, ...(resetAtMs !== undefined && { resetAtMs }) }), swept);
   }
 
   const { shares } = quota;
   if (isFree(swept, shares)) {
-    return granted(documents, { ...shares, node: null }, standing(swept, facts, now));
+    const answer = { allowed: true, reservation: { ...shares, node: null } } as const;
+    return { documents, answer, seen: { documents: swept, families, now } };
   }
   const reservation = {
     ...shares,
@@ -115,7 +144,11 @@ export function decide(documents: Documents, request: DecideRequest, now: number
       },
     }),
   };
-  return granted(after, reservation, standing(after, facts, now));
+  return {
+    documents: after,
+    answer: { allowed: true, reservation },
+    seen: { documents: after, families, now },
+  };
 }
 
 const NO_LIMITS: LimitsOutcome = { fits: true, levels: {}, held: {} };
@@ -147,21 +180,8 @@ function assertAccount({ key, account }: Documents): void {
   }
 }
 
-/** How a key stands after the decision. */
-type Standing = Pick<Granted, "limits" | "quota">;
-
-function granted(documents: Documents, reservation: Reservation, after: Standing): Decided {
-  return { documents, verdict: { allowed: true, reservation, ...after } };
-}
-
-function denied(documents: Documents, refusal: Refusal, after: Standing): Decided {
-  return { documents, verdict: { allowed: false, refusal, ...after } };
-}
-
-function standing(documents: Documents, facts: Facts, now: number): Standing {
-  const { key, account } = documents;
-  return { limits: limitsOf(key, account, familiesOf(facts), now), quota: quotaStatus(documents) };
-}
+/** How a key stands after a decision. */
+export type Standing = Pick<Granted, "limits" | "quota">;
 
 /** Where the limits of a key stand, and those that its account shares. */
 export function limitsOf(

@@ -188,6 +188,7 @@ export const ENTRIES: Readonly<Record<string, Entry>> = {
     call: express.keystile,
     sample: [gateway(), { cost: 1, model: () => null, scopes: ["s"], maxBodyBytes: 5 }],
   },
+  "./express judgedOf": { call: express.judgedOf, sample: [{ keystileJudged: {} }] },
   "./express decisionOf": { call: express.decisionOf, sample: [{ keystile: {} }] },
   "./fastify keystile": {
     call: (app: unknown, given: unknown) =>
@@ -282,6 +283,7 @@ export async function methodEntries(gate: core.Keystile): Promise<Readonly<Recor
       call: gate.usage.query,
       sample: [{ keyId: key.id, from: "2026-11-01", to: "2026-11-23", limit: 5 }],
     },
+    emit: { call: gate.emit as never, sample: [{ type: "key.issued", keyId: "a.b" }] },
     on: { call: gate.on as never, sample: ["key.issued", () => {}] },
     identify: { call: gate.identify, sample: [request] },
     authorize: { call: gate.authorize, sample: [{ ...request, model: "m", cost: 1, tokens: 1, scopes: [] }] },
