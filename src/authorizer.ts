@@ -175,16 +175,20 @@ export function authorizer(
 
   function identified(subject: KeySubject, documents: Documents, arrived: Presented): Identified {
     async function admit(admission: Admission = {}): Promise<Decision> {
-      // Without a prototype, so that a polluted one gives no request a price.
-      const { model: named, cost = 1, tokens = 0 } = { __proto__: null, ...admission } as Admission;
+      const { cost = 1, tokens = 0 } = { cost: own(admission, "cost"), tokens: own(admission, "tokens") };
       assertOpen();
       assertCost(cost);
       assertAmount(tokens, "number of tokens");
-      const model = withoutAliases(named);
-      const facts = { ...arrived, model, modelFamilies: families(model) };
+      const model = withoutAliases(own(admission, "model"));
+      // Written out, as below: a spread costs more than the rest of it.
+      const { method, url, scopes, address, digests } = arrived;
+      const facts = { method, url, scopes, address, digests, model, modelFamilies: families(model) };
       const asked = { subject, documents, facts, cost, tokens };
       const leased = leases.admit(asked);
-      if (leased !== undefined) return allowed(open.allow({ ...asked, model, ...leased }));
+      if (leased !== undefined) {
+        const { standing, end } = leased;
+        return allowed(open.allow({ subject, documents, model, cost, tokens, standing, end }));
+      }
       waiting += 1;
       try {
         const weighed = await askStore(asked);
@@ -198,10 +202,8 @@ export function authorizer(
         }
         const { reservation } = answer;
         const decision = open.allow({
-          ...asked,
+          ...{ subject, model, cost, tokens, standing },
           documents: decidedOn,
-          model,
-          standing,
           end: (ending) => endReservation(commit, subject, reservation, ending),
         });
         if (closing !== "drained") return allowed(decision);
@@ -230,7 +232,7 @@ export function authorizer(
 
   function deciding({ facts, cost, tokens }: Asked): KeyStep<Weighed> {
     return (records, { node, now, holdUntilMs }) => {
-      const request = { facts, cost, tokens, rules, node, holdUntilMs };
+      const request = { facts, cost, tokens, places: undefined, rules, node, holdUntilMs };
       const outcome = weigh(records, request, now);
       return { records: outcome.documents, outcome };
     };
@@ -317,6 +319,11 @@ export function authorizer(
       open.settleOlderThan(0);
     },
   };
+}
+
+/** What somebody gave, and not what a polluted prototype adds to it. */
+function own<T extends object, K extends keyof T>(given: T, name: K): T[K] | undefined {
+  return Object.hasOwn(given, name) ? given[name] : undefined;
 }
 
 function isUnknown(located: Identified | Refused): boolean {

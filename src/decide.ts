@@ -67,7 +67,11 @@ export interface Decided {
  * key is missing; `document_full`.
  */
 export function decide(documents: Documents, request: DecideRequest, now: number): Decided {
-  const weighed = weigh(documents, request, now);
+  // Without a prototype, so that a polluted one gives no request a price.
+  const given = { __proto__: null, ...request } as DecideRequest;
+  const { facts, cost = 1, tokens = 0, places, rules = [] } = given;
+  const { node = "local", holdUntilMs = now + 60_000 } = given;
+  const weighed = weigh(documents, { facts, cost, tokens, places, rules, node, holdUntilMs }, now);
   return { documents: weighed.documents, verdict: { ...weighed.answer, ...standingAfter(weighed) } };
 }
 
@@ -89,12 +93,12 @@ export function standingAfter({ seen }: Weighed): Standing {
   return { limits: limitsOf(key, account, seen.families, seen.now), quota: quotaStatus(seen.documents) };
 }
 
-/** The part of `decide` that decides. */
-export function weigh(documents: Documents, request: DecideRequest, now: number): Weighed {
-  // Without a prototype, so that a polluted one gives no request a price.
-  const given = { __proto__: null, ...request } as DecideRequest;
-  const { facts, cost = 1, tokens = 0, places, rules = [] } = given;
-  const { node = "local", holdUntilMs = now + 60_000 } = given;
+/** The part of `decide` that decides, of a request that has every member itself. */
+export function weigh(
+  documents: Documents,
+  { facts, cost, tokens, places, rules, node, holdUntilMs }: Required<DecideRequest>,
+  now: number,
+): Weighed {
   assertCost(cost);
   assertAmount(tokens, "number of tokens");
   if (places !== undefined) assertAmount(places, "number of places");

@@ -158,8 +158,8 @@ export const MONEY_MUTANTS: readonly MoneyMutant[] = [
     find: "    const tallies = counts.take(composed.tallied);",
     replace:
       "    for (const result of composed.results) {\n" +
-      "      const outcome = result.threw ? undefined : (result.outcome as { verdict?: { allowed: boolean } });\n" +
-      "      if (outcome?.verdict?.allowed) line.answer(result.task, () => result.task.resolve(outcome));\n" +
+      "      const outcome = result.threw ? undefined : (result.outcome as { answer?: { allowed: boolean } });\n" +
+      "      if (outcome?.answer?.allowed) line.answer(result.task, () => result.task.resolve(outcome));\n" +
       "    }\n" +
       "    const tallies = counts.take(composed.tallied);",
     profiles: ["calm"],
