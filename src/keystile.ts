@@ -86,8 +86,8 @@ export function createKeystile(options: KeystileOptions): Keystile {
     return { unwritten: await flush(Math.max(drainMs, storeTimeoutMs)) };
   }
 
-  function flush(timeoutMs: number): Promise<number> {
-    leased.close();
+  async function flush(timeoutMs: number): Promise<number> {
+    await leased.close();
     return commit.flush(timeoutMs);
   }
 

@@ -49,7 +49,7 @@ export interface Leases {
    */
   giveBack(subject: KeySubject, sinceMs: number): Promise<boolean>;
   /** Has all that is known written, and gives back what is not spent. */
-  close(): void;
+  close(): Promise<void>;
 }
 
 /** Strict: every request asks the store. */
@@ -57,7 +57,7 @@ export const NO_LEASES: Leases = {
   admit: () => undefined,
   warm: () => {},
   giveBack: async () => false,
-  close: () => {},
+  close: async () => {},
 };
 
 /** The traffic of one key in this process. */
@@ -174,7 +174,10 @@ export function leases(
   }
 
   function start(traffic: Traffic, grant: LeaseGrant): void {
-    const lease = liveLease(grant, commit, () => unposted.add(lease));
+    const lease = liveLease(grant, commit, () => {
+      unposted.add(lease);
+      startTicking();
+    });
     traffic.lease = lease;
     // Meanwhile the traffic may have been forgotten, or all leases been closed.
     if (traffics.get(grant.subject.keyId) !== traffic) endLease(traffic);
@@ -242,10 +245,12 @@ export function leases(
       traffic.coldUntilMs = runtime.monotonicMs() + revalidateMs;
       return true;
     },
-    close() {
+    async close() {
+      const asking = [...traffics.values()].map((traffic) => traffic.asking);
       for (const traffic of traffics.values()) endLease(traffic);
       traffics.clear();
       for (const lease of [...unposted]) postOne(lease);
+      await Promise.all(asking);
     },
   };
 }

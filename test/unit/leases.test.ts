@@ -116,16 +116,19 @@ describe("a hot key", () => {
   });
 
   test("counts requests in flight, and what they end with long after", async () => {
-    const { keystile, time } = bench();
-    const { secret, key } = await hotKey(keystile, { quota: 100_000 });
+    const { keystile, store, time } = bench();
+    const { secret, key } = await hotKey(keystile, { quota: 100_000 }, { cost: 30 });
+    await time.advance(600);
+    store.calls = [];
     const decision = await ask(keystile, secret, { cost: 30 });
     if (typeof decision === "string") throw new Error(decision);
+    expect(store.calls).toEqual([]);
     await time.advance(30_000);
-    expect((await keystile.keys.get(key.id))?.quota).toMatchObject({ used: 4, held: 30 });
+    expect((await keystile.keys.get(key.id))?.quota).toMatchObject({ used: 120, held: 30 });
     const ended = decision.settle(70);
     await time.advance(2_000);
     await ended;
-    expect((await keystile.keys.get(key.id))?.quota).toMatchObject({ used: 74, held: 0 });
+    expect((await keystile.keys.get(key.id))?.quota).toMatchObject({ used: 190, held: 0 });
   });
 
   test("shows what is left as this process knows it", async () => {
