@@ -261,6 +261,11 @@ export function createAuditor(account: Account) {
     for (const [identity, entry] of Object.entries(body.nodes)) {
       if (ownerOf.get(identity) === process) held += amount(entry.held);
     }
+    // A lease goes on for its time where a clock that jumped had others collect it: then it is charged already.
+    for (const [identity, entry] of leaseMs > 0 ? Object.entries(body.collected) : []) {
+      if (ownerOf.get(identity) === process)
+        held += entry.mode === "charge" ? amount(entry.collected) : needed;
+    }
     if (held < needed)
       fail("allowances-are-held", `${process} has ${needed} in flight, the store holds ${held}`);
   }
