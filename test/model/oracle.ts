@@ -136,8 +136,9 @@ export function createOracle(options: OracleOptions) {
 
   function evidenceOf(track: KeyTrack, request: ModelRequest): Evidence {
     const { digest, cost, arrivedStep, arrivedMs, answeredMs } = request;
-    const { earliest, latest } = clock.range(arrivedMs, answeredMs);
     const { toleranceMs, leaseMs } = account;
+    // By a lease a process goes on without hearing that the store's clock has jumped.
+    const { earliest, latest } = clock.range(arrivedMs - leaseMs, answeredMs);
     const alongside = { requests: 0, cost: 0 };
     for (let index = track.held.length - 1; index >= 0; index--) {
       const holder = track.held[index] as ModelRequest;
