@@ -8,11 +8,11 @@ import {
   countedModel,
   type Decision,
   decisions,
-  endingStep,
   endReservation,
   identityOf,
   type KeyIdentity,
   type Refused,
+  voidingStep,
 } from "./decision.js";
 import type { Cost, Documents } from "./documents.js";
 import { KeystileError } from "./errors.js";
@@ -336,8 +336,7 @@ function closedFault(): KeystileError {
 
 /** A request that was answered with a fault, and was let in after all, gives back what it holds. */
 function undoing({ answer }: Weighed): KeyStep<void> | undefined {
-  if (!answer.allowed || answer.reservation.node === null) return undefined;
-  return endingStep(answer.reservation, { cost: 0, outcome: "voided" });
+  return answer.allowed ? voidingStep(answer.reservation) : undefined;
 }
 
 const REFUSED = {

@@ -1,5 +1,5 @@
 import { assertCost, assertUsage } from "./cost.js";
-import type { Granted } from "./decide.js";
+import type { Granted, Standing } from "./decide.js";
 import type { Cost, Documents } from "./documents.js";
 import type { Events } from "./events.js";
 import type { GroupCommit, KeyStep, KeySubject } from "./group-commit.js";
@@ -72,7 +72,7 @@ export interface Grant {
   readonly cost: Cost;
   readonly tokens: number;
   /** Where limits and quota stand after it. */
-  standing(): Pick<Granted, "limits" | "quota">;
+  standing(): Standing;
   /** Books how it ended, once. Resolves when that is stored. */
   end(ending: Ending): Promise<void>;
 }
@@ -177,6 +177,11 @@ export function endReservation(
   if (!isFree) return commit.post(subject, endingStep(reservation, ending));
   commit.count(subject, freeCount(ending));
   return Promise.resolve();
+}
+
+/** A step that gives a reservation back; undefined: nothing is held. */
+export function voidingStep(reservation: Granted["reservation"]): KeyStep<void> | undefined {
+  return reservation.node === null ? undefined : endingStep(reservation, { cost: 0, outcome: "voided" });
 }
 
 /** A step that ends a reservation. */

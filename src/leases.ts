@@ -1,9 +1,9 @@
-import { decide, familiesOf, type Granted } from "./decide.js";
-import { endingStep } from "./decision.js";
+import { decide, familiesOf, type Standing } from "./decide.js";
+import { voidingStep } from "./decision.js";
 import type { Cost, Documents, Limit } from "./documents.js";
 import type { GroupCommit, KeyStep, KeySubject } from "./group-commit.js";
 import { NO_SLICE, plus, type Slice, sliceOf, times } from "./lease.js";
-import { isRateLimit } from "./limits.js";
+import { isPerModel, isRateLimit } from "./limits.js";
 import { type LeaseGrant, type LiveLease, liveLease } from "./live-lease.js";
 import type { LeaseSettings } from "./options.js";
 import { evaluatePolicy, type Facts, type Rule } from "./policy.js";
@@ -25,7 +25,7 @@ export interface Asked {
 /** A request that was let in without asking the store. */
 export interface Leased {
   /** Where limits and quota stand, as far as this process knows. */
-  standing(): Pick<Granted, "limits" | "quota">;
+  standing(): Standing;
   /** Ends it, once. Resolves when that is stored. */
   end(ending: Ending): Promise<void>;
 }
@@ -190,11 +190,8 @@ export function leases(
       const slice = sliceOf(swept, { wanted, families: families ?? [], sharePercent }, now);
       if (slice === undefined) return { records, outcome: "too little" };
       const { requests: places, cost, tokens } = slice;
-      const { documents, verdict } = decide(
-        records,
-        { ...{ facts, cost, tokens, places, rules }, ...{ node, holdUntilMs } },
-        now,
-      );
+      const request = { facts, cost, tokens, places, rules, node, holdUntilMs };
+      const { documents, verdict } = decide(records, request, now);
       if (!verdict.allowed) return { records, outcome: "too little" };
       const grant = { subject, verdict, documents, slice, families, grantedAtMs: runtime.monotonicMs() };
       return { records: documents, outcome: grant };
@@ -256,8 +253,7 @@ export function leases(
 }
 
 function undoing(grant: LeaseGrant | "too little"): KeyStep<void> | undefined {
-  if (grant === "too little" || grant.verdict.reservation.node === null) return undefined;
-  return endingStep(grant.verdict.reservation, { cost: 0, outcome: "voided" });
+  return grant === "too little" ? undefined : voidingStep(grant.verdict.reservation);
 }
 
 /** Whether a lease was made on the terms that hold for a request. */
@@ -275,8 +271,8 @@ function isSameModels({ families }: LeaseGrant, facts: Facts): boolean {
   return families.length === wanted.length && families.every((family, at) => family === wanted[at]);
 }
 
-function hasModelLimits({ key, account }: Documents): boolean {
-  return limitsOfBoth({ key, account }).some((limit) => isRateLimit(limit) && limit.per !== undefined);
+function hasModelLimits(documents: Documents): boolean {
+  return limitsOfBoth(documents).some(isPerModel);
 }
 
 function limitsOfBoth({ key, account }: Documents): readonly Limit[] {

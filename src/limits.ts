@@ -251,6 +251,11 @@ export function isTokenBucket(name: string): boolean {
   return name.startsWith("tokens/");
 }
 
+/** Whether a limit has a bucket for each family of models. */
+export function isPerModel(limit: Limit): boolean {
+  return isRateLimit(limit) && limit.per !== undefined;
+}
+
 export function isRateLimit(limit: Limit): limit is RateLimit {
   return !Object.hasOwn(limit, "inFlight");
 }

@@ -1,8 +1,9 @@
-import type { Granted } from "./decide.js";
+import type { Granted, Standing } from "./decide.js";
+import { endingStep } from "./decision.js";
 import type { Documents } from "./documents.js";
 import type { GroupCommit, KeyStep, KeySubject } from "./group-commit.js";
 import { cut, isWithin, least, NO_SLICE, plus, type Slice } from "./lease.js";
-import { book, type Ending, settle } from "./settle.js";
+import { book, type Ending } from "./settle.js";
 import { withResolvers } from "./store-session.js";
 import type { Count } from "./tally.js";
 
@@ -29,7 +30,7 @@ export interface LiveLease {
   /** Ends a request that was let in. Resolves when that is stored. */
   end(request: Slice, ending: Ending): Promise<void>;
   /** Where limits and quota stand, as far as this process knows. */
-  standing(): Pick<Granted, "limits" | "quota">;
+  standing(): Standing;
   /** Gives back what is not spent with the next `post`, and lets nobody in any more. */
   close(): void;
   /** Has what is known by now written: in the next write of its key. */
@@ -94,10 +95,7 @@ export function liveLease(grant: LeaseGrant, commit: GroupCommit, onChange: () =
     const { part, rest } = cut(reservation, { ...request, requests: 0 });
     reservation = rest;
     held = plus(held, { ...request, requests: 0 }, -1);
-    return commit.post(subject, (documents, { now }) => ({
-      records: settle(documents, part, ending, now),
-      outcome: undefined,
-    }));
+    return commit.post(subject, endingStep(part, ending));
   }
 
   function post(): void {
@@ -123,7 +121,7 @@ export function liveLease(grant: LeaseGrant, commit: GroupCommit, onChange: () =
     void commit.post(subject, step).then(waiting?.resolve);
   }
 
-  function standing(): Pick<Granted, "limits" | "quota"> {
+  function standing(): Standing {
     const { quota, limits } = verdict;
     const more = plus(plus(slice, { ...open, requests: 0 }, -1), spent, -1);
     const { remaining } = quota;

@@ -1,7 +1,7 @@
 import { type Address, compileStoredRanges, inRanges, parseAddress, type Ranges } from "./address.js";
 import type { Documents, KeyRecord } from "./documents.js";
 import { KeystileError } from "./errors.js";
-import { isRateLimit } from "./limits.js";
+import { isPerModel } from "./limits.js";
 import { judgeModels } from "./models.js";
 import { type Reason, type Refusal, refuse } from "./refusal.js";
 import { sameDigest } from "./secret.js";
@@ -176,7 +176,7 @@ function isAllowedBy(rule: Rule, record: KeyRecord, facts: Facts, now: number): 
 
 /** A limit per model must know the model just as a list must: else one could be had twice by hiding it. */
 function judgeModel({ policy }: KeyRecord, model: Facts["model"]): Reason | undefined {
-  const isCounted = policy.limits.some((limit) => isRateLimit(limit) && limit.per !== undefined);
+  const isCounted = policy.limits.some(isPerModel);
   return judgeModels(model, policy, isCounted || undefined);
 }
 
