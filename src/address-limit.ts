@@ -1,6 +1,7 @@
 import type { Address } from "./address.js";
 import type { Level, RequestLimit } from "./documents.js";
 import { bucketStatus, drained, type LimitStatus, take } from "./limits.js";
+import { rateOf } from "./rates.js";
 
 /** Addresses counted one by one. Beyond, those not seen lately share one bucket. */
 const MAX_ADDRESSES = 10_000;
@@ -19,23 +20,24 @@ export function addressLimit(
   maxAddresses: number = MAX_ADDRESSES,
 ): (address: Address | undefined, now: number) => { readonly waitMs: number; readonly status: LimitStatus } {
   const buckets = new Map<string, Level>();
+  const rate = rateOf(limit);
 
   function makeRoom(now: number): boolean {
     if (buckets.size < maxAddresses) return true;
     const [oldest] = buckets;
-    if (oldest === undefined || drained(limit, oldest[1], now).level > 0) return false;
+    if (oldest === undefined || drained(rate, oldest[1], now).level > 0) return false;
     return buckets.delete(oldest[0]);
   }
 
   return (address, now) => {
     const own = bucketOf(address);
     const name = buckets.has(own) || makeRoom(now) ? own : "others";
-    const { level, waitMs } = take(limit, buckets.get(name), now);
-    if (waitMs > 0) return { waitMs, status: bucketStatus(limit, buckets.get(name), now) };
+    const { level, waitMs } = take(rate, buckets.get(name), now);
+    if (waitMs > 0) return { waitMs, status: bucketStatus(rate, buckets.get(name), now) };
     // Moved to the end, so that the first one is the one not counted for longest.
     buckets.delete(name);
     buckets.set(name, level);
-    return { waitMs, status: bucketStatus(limit, level, now) };
+    return { waitMs, status: bucketStatus(rate, level, now) };
   };
 }
 

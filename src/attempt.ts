@@ -1,4 +1,5 @@
 import { claimAlerts, type Thresholds } from "./alerts.js";
+import { copyOf, withEntry } from "./copies.js";
 import type { AnyRecord } from "./document-schemas.js";
 import {
   type AccountRecord,
@@ -21,7 +22,7 @@ import { newEntry, withNode } from "./ledger.js";
 import { sweepAccount, sweepKey } from "./settle.js";
 import type { Write } from "./store.js";
 import { ratePercentOf } from "./subscription.js";
-import { dayOf, mergeDays, turnDay } from "./tally.js";
+import { dayOf, mergeDays, turnDay, withTally } from "./tally.js";
 
 /** The documents a step is about. A key that belongs to an account is always named with it. */
 export interface Subject {
@@ -142,7 +143,7 @@ export function compose<K>(input: Composition<K>): Composed<K> {
       const tally = input.tallies.get(id);
       if (tally !== undefined) {
         const today = after.tally ?? { day: dayOf(after, moment.now), models: {} };
-        after = { ...after, tally: mergeDays(today, tally) };
+        after = withTally(after, mergeDays(today, tally));
         tallied.push(id);
       }
       if (closed !== undefined) closings.push(closing(id, after, closed, input.days));
@@ -253,11 +254,14 @@ function stamp<L extends Ledger>(
   seq: number,
   isAnchor: boolean,
 ): L {
-  const latestMs = Math.max(ledger.latestMs, now);
+  const copy = copyOf(ledger);
+  copy.latestMs = Math.max(ledger.latestMs, now);
   const entry = ledger.nodes[node] ?? (isAnchor ? newEntry(ledger) : undefined);
-  if (entry === undefined) return { ...ledger, latestMs };
-  const renewByMs = Math.max(entry.renewByMs, holdUntilMs);
-  return { ...ledger, latestMs, nodes: { ...ledger.nodes, [node]: { ...entry, seq, renewByMs } } };
+  if (entry === undefined) return copy;
+  const { open, renewByMs, held } = entry;
+  const proof = { seq, open, renewByMs: Math.max(renewByMs, holdUntilMs), held };
+  copy.nodes = withEntry(ledger.nodes, node, proof);
+  return copy;
 }
 
 /** What a process holds under names that it no longer gives lives on while its requests do. */

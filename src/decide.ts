@@ -1,7 +1,8 @@
+import { copyOf } from "./copies.js";
 import { assertAmount, assertCost } from "./cost.js";
-import type { AccountRecord, Amounts, Cost, Documents, KeyRecord } from "./documents.js";
+import type { AccountRecord, Amounts, Cost, Documents, KeyRecord, Ledger } from "./documents.js";
 import { KeystileError } from "./errors.js";
-import { hold } from "./ledger.js";
+import { add, type Hold, hold } from "./ledger.js";
 import { type LimitStatus, type LimitsOutcome, limitStatus, takeRequest } from "./limits.js";
 import { evaluatePolicy, type Facts, type Rule } from "./policy.js";
 import { allot, type QuotaStatus, quotaStatus } from "./quota.js";
@@ -107,7 +108,8 @@ export function weigh(
   const policy = evaluatePolicy(documents, facts, now, rules);
   const families = familiesOf(facts);
   const refused = (refusal: Refusal, seen: Documents): Weighed => ({
-    ...{ documents, answer: { allowed: false, refusal } },
+    documents,
+    answer: { allowed: false, refusal },
     seen: { documents: seen, families, now },
   });
   if (!policy.allowed) return refused(policy.refusal, documents);
@@ -130,29 +132,36 @@ export function weigh(
 
   const { shares } = quota;
   if (isFree(swept, shares)) {
-    const answer = { allowed: true, reservation: { ...shares, node: null } } as const;
+    const reservation = { key: shares.key, account: shares.account, cycle: shares.cycle, node: null };
+    const answer = { allowed: true, reservation } as const;
     return { documents, answer, seen: { documents: swept, families, now } };
   }
   const reservation = {
-    ...shares,
+    key: add(shares.key, own.held, 1),
+    account: add(shares.account, shared.held, 1),
+    cycle: shares.cycle,
     node,
-    key: { ...shares.key, ...own.held },
-    account: { ...shares.account, ...shared.held },
   };
   const after: Documents = {
-    key: { ...hold(key, { node, amounts: reservation.key }, holdUntilMs), levels: own.levels },
-    ...(account && {
-      account: {
-        ...hold(account, { node, amounts: reservation.account }, holdUntilMs),
-        levels: shared.levels,
-      },
-    }),
+    key: holding(key, { node, amounts: reservation.key }, own.levels, holdUntilMs),
+    account: account && holding(account, { node, amounts: reservation.account }, shared.levels, holdUntilMs),
   };
   return {
     documents: after,
     answer: { allowed: true, reservation },
     seen: { documents: after, families, now },
   };
+}
+
+function holding<L extends Ledger>(
+  ledger: L,
+  amounts: Hold,
+  levels: Ledger["levels"],
+  holdUntilMs: number,
+): L {
+  const copy = copyOf(hold(ledger, amounts, holdUntilMs));
+  copy.levels = levels;
+  return copy;
 }
 
 const NO_LIMITS: LimitsOutcome = { fits: true, levels: {}, held: {} };

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { inShape } from "./copies.js";
 import { isTimeZone } from "./cycle.js";
 import {
   type AccountRecord,
@@ -166,12 +167,12 @@ const secretRecord: z.ZodType<SecretRecord> = z.looseObject({
 
 /** Reads a key record out of a stored document. @throws KeystileError `document_invalid`, `format_newer` */
 export function parseKeyRecord(document: Document): KeyRecord {
-  return parse(keyRecord, document);
+  return inShape(parse(keyRecord, document));
 }
 
 /** As `parseKeyRecord`, of an account. */
 export function parseAccountRecord(document: Document): AccountRecord {
-  return parse(accountRecord, document);
+  return inShape(parse(accountRecord, document));
 }
 
 /** As `parseKeyRecord`, of a credit or a debit. */

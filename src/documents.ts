@@ -137,6 +137,8 @@ export interface Ledger {
   readonly latestMs: number;
   /** The lowest threshold told of each purse: each is told once. */
   readonly alerts?: Amounts | undefined;
+  /** Members that a later version wrote, which survive a write. No member of what is stored. */
+  readonly later?: Readonly<Record<string, unknown>> | undefined;
 }
 
 /** What became of requests: booked, given back, ended by time with their process, or never admitted. */
@@ -306,9 +308,9 @@ export function dateOf(day: number): string {
 export function recordWrite(
   id: string,
   expected: number,
-  record: { readonly owner?: string | undefined },
+  record: { readonly owner?: string | undefined; readonly later?: Ledger["later"] },
 ): Write {
-  const { owner } = record;
-  const write = { id, expected, set: record as unknown as Json };
-  return owner === undefined ? write : { ...write, owner };
+  const { owner, later } = record;
+  const set = (later === undefined ? record : { ...record, later: undefined, ...later }) as Json;
+  return owner === undefined ? { id, expected, set } : { id, expected, set, owner };
 }

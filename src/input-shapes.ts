@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { DAY_MS, type Limit } from "./documents.js";
 import { invalid } from "./invalid-options.js";
-import { bucketName, capacity, isRateLimit } from "./limits.js";
+import { isRateLimit, rateOf } from "./rates.js";
 
 const MAX_WINDOW_MS = 31 * DAY_MS;
 
@@ -59,16 +59,16 @@ export function assertSize(policy: object, path: string, maxBytes: number = MAX_
 
 /** @throws KeystileError `invalid_options` for limits of which one would never bind, or that cannot be counted. */
 export function checkLimits(limits: readonly Limit[], path: string): void {
-  const rates = limits.filter(isRateLimit);
-  if (new Set(rates.map(bucketName)).size < rates.length) {
+  const rates = limits.filter(isRateLimit).map((limit) => rateOf(limit));
+  if (new Set(rates.map(({ bucket }) => bucket)).size < rates.length) {
     throw invalid(path, "two limits have the same unit, windowMs and per; keep the tighter one");
   }
   if (limits.length - rates.length > 1) throw invalid(path, "expected at most one inFlight");
-  for (const rate of rates) {
-    if (!Number.isSafeInteger(capacity(rate))) {
+  for (const { burst, windowMs } of rates) {
+    if (!Number.isSafeInteger(burst * windowMs)) {
       throw invalid(
         path,
-        `burst (or requests, or tokens) times windowMs must stay within 2^53 - 1; lower one of them. Received ${capacity(rate)}`,
+        `burst (or requests, or tokens) times windowMs must stay within 2^53 - 1; lower one of them. Received ${burst * windowMs}`,
       );
     }
   }

@@ -1,7 +1,8 @@
 import type { Amounts, Documents } from "./documents.js";
 import { add } from "./ledger.js";
-import { isTokenBucket, roomInLimits } from "./limits.js";
+import { roomInLimits } from "./limits.js";
 import { roomInFunds } from "./quota.js";
+import { isTokenBucket } from "./rates.js";
 import type { Reservation } from "./settle.js";
 import { ratePercentOf } from "./subscription.js";
 

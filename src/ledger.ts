@@ -1,3 +1,4 @@
+import { copyOf, withEntry } from "./copies.js";
 import { type Amounts, type Ledger, MAX_NODES, MAX_VISITORS, type NodeEntry } from "./documents.js";
 import { KeystileError } from "./errors.js";
 
@@ -24,7 +25,7 @@ export function emptyLedger(now: number): Ledger {
 export function hold<L extends Ledger>(ledger: L, { node, amounts }: Hold, renewByMs: number): L {
   const entry = ledger.nodes[node] ?? newEntry(ledger, MAX_NODES);
   return withNode(ledger, node, {
-    ...entry,
+    seq: entry.seq,
     open: entry.open + 1,
     renewByMs: Math.max(entry.renewByMs, renewByMs),
     held: add(entry.held, amounts, 1),
@@ -42,8 +43,9 @@ export function release<L extends Ledger>(
 ): { readonly ledger: L; readonly found: Found } {
   const live = ledger.nodes[node];
   if (live !== undefined) {
-    const entry = { ...live, open: isWhole ? live.open - 1 : live.open, held: add(live.held, amounts, -1) };
-    return { ledger: withNode(ledger, node, entry), found: "live" };
+    const { seq, open, renewByMs, held } = live;
+    const rest = { seq, open: isWhole ? open - 1 : open, renewByMs, held: add(held, amounts, -1) };
+    return { ledger: withNode(ledger, node, rest), found: "live" };
   }
   const entry = ledger.collected[node];
   if (entry === undefined) return { ledger, found: "forgotten" };
@@ -56,13 +58,17 @@ export function release<L extends Ledger>(
 /** Books amounts as used. */
 export function book<L extends Ledger>(ledger: L, amounts: Amounts): L {
   const used = add(ledger.used, pursesOf(amounts), 1);
-  return { ...ledger, used };
+  if (used === ledger.used) return ledger;
+  const copy = copyOf(ledger);
+  copy.used = used;
+  return copy;
 }
 
 /** What is held of one purse, by all processes. */
 export function heldOf(ledger: Ledger, purse: string): number {
   let held = 0;
-  for (const node of Object.values(ledger.nodes)) held += amountOf(node.held, purse);
+  for (const node of Object.keys(ledger.nodes))
+    held += amountOf((ledger.nodes[node] as NodeEntry).held, purse);
   return held;
 }
 
@@ -73,7 +79,9 @@ export function amountOf(amounts: Amounts, purse: string): number {
 
 /** Replaces the entry of one process. */
 export function withNode<L extends Ledger>(ledger: L, node: string, entry: NodeEntry): L {
-  return { ...ledger, nodes: { ...ledger.nodes, [node]: entry } };
+  const copy = copyOf(ledger);
+  copy.nodes = withEntry(ledger.nodes, node, entry);
+  return copy;
 }
 
 /**
@@ -92,22 +100,49 @@ export function newEntry(ledger: Ledger, most: number = MAX_NODES + MAX_VISITORS
 
 /** The amounts of money; the others are of token buckets. */
 export function pursesOf(amounts: Amounts): Amounts {
-  return Object.fromEntries(Object.entries(amounts).filter(([purse]) => purse.includes("@")));
+  const names = Object.keys(amounts);
+  return names.every(isPurse) ? amounts : pick(amounts, names.filter(isPurse));
 }
 
-/** Adds amounts purse by purse. A sum stays a safe integer; an empty purse is left out. */
+function isPurse(name: string): boolean {
+  return name.includes("@");
+}
+
+function pick(amounts: Amounts, names: readonly string[]): Amounts {
+  const picked: Record<string, number> = {};
+  for (const name of names) picked[name] = amounts[name] as number;
+  return picked;
+}
+
+/**
+ * Adds amounts purse by purse. A sum stays a safe integer; an empty purse is left out. Returns the same amounts where
+ * there is nothing to add.
+ */
 export function add(to: Amounts, amounts: Amounts, sign: 1 | -1): Amounts {
-  const sum: Record<string, number> = { ...to };
-  for (const [purse, value] of Object.entries(amounts)) {
-    const total = Math.min((sum[purse] ?? 0) + sign * value, Number.MAX_SAFE_INTEGER);
-    if (total === 0) delete sum[purse];
-    else sum[purse] = total;
+  const names = Object.keys(amounts);
+  if (names.length === 0) return to;
+  // Never deleted from: objects that lost a member are slow from then on.
+  const sum: Record<string, number> = {};
+  for (const name of Object.keys(to)) {
+    const total = plus(to[name] as number, sign * amountOf(amounts, name));
+    if (total !== 0) sum[name] = total;
+  }
+  for (const name of names) {
+    const value = amounts[name] as number;
+    if (value !== 0 && !Object.hasOwn(to, name)) sum[name] = plus(0, sign * value);
   }
   return sum;
+}
+
+function plus(a: number, b: number): number {
+  return Math.min(a + b, Number.MAX_SAFE_INTEGER);
 }
 
 /** A counter that was reset meanwhile has nothing left to give back. */
 function takenBack(used: Amounts, amounts: Amounts): Amounts {
   const left = add(used, pursesOf(amounts), -1);
-  return Object.fromEntries(Object.entries(left).filter(([, value]) => value > 0));
+  return pick(
+    left,
+    Object.keys(left).filter((name) => (left[name] as number) > 0),
+  );
 }

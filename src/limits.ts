@@ -1,5 +1,7 @@
-import type { Amounts, KeyRecord, Ledger, Level, Limit, RequestLimit, TokenLimit } from "./documents.js";
+import { copyOf } from "./copies.js";
+import type { Amounts, KeyRecord, Ledger, Level, Limit } from "./documents.js";
 import { heldOf } from "./ledger.js";
+import { ceilDivide, floorDivide, isBucketOf, type Rate, type Rates, ratesOf } from "./rates.js";
 
 /** Where one limit stands, for headers and for the caller. */
 export interface LimitStatus {
@@ -15,9 +17,6 @@ export interface LimitStatus {
   /** How long until time brings back one more; 0 where it is whole. */
   readonly nextInMs?: number;
 }
-
-/** A limit per time: of requests, or of tokens. */
-export type RateLimit = RequestLimit | TokenLimit;
 
 /** What limits count of one request, or of a lease for several. */
 export interface Counted {
@@ -68,54 +67,58 @@ export function takeRequest(
   now: number,
   ratePercent = 100,
 ): LimitsOutcome {
-  const limits = scaledLimits(ledger, ratePercent);
+  const limits = ratesOf(ledger.policy.limits, ratePercent);
   const levels: Record<string, Level> = undrained(ledger, limits, now);
   const held: Record<string, number> = {};
   let retryAfterMs = 0;
-  for (const limit of limits) {
-    if (!isRateLimit(limit)) continue;
-    const count = isTokenLimit(limit) ? tokens : (places ?? 1);
+  for (const rate of limits.rates) {
+    const isTokens = rate.unit === "tokens";
+    const count = isTokens ? tokens : (places ?? 1);
+    const isHeld = isTokens || places !== undefined;
     // With those just taken, so that the bound is on all limits together.
-    for (const name of bucketNames(limit, families, levels)) {
-      const level = drained(limit, ledger.levels[name], now);
-      retryAfterMs = Math.max(retryAfterMs, waitFor(limit, level, heldOf(ledger, name), count, now));
-      const isHeld = isTokenLimit(limit) || places !== undefined;
+    for (const name of bucketsFor(rate, families, levels)) {
+      const bucket = drained(rate, ledger.levels[name], now);
+      const waitMs = waitFor(rate, bucket, heldOf(ledger, name), count, now);
+      if (waitMs > retryAfterMs) retryAfterMs = waitMs;
       if (isHeld) held[name] = count;
       // Also while something is only held, so that its family stays in it.
-      levels[name] = isHeld ? level : { ...level, level: level.level + limit.windowMs };
+      levels[name] = isHeld ? bucket : { level: bucket.level + rate.windowMs, atMs: bucket.atMs };
     }
   }
   if (retryAfterMs > 0) return { fits: false, reason: "rate_limited", retryAfterMs };
-
-  const open = openRequests(ledger);
-  const full = limits.some((limit) => !isRateLimit(limit) && open >= limit.inFlight);
-  if (full) return { fits: false, reason: "concurrency_limited", retryAfterMs: IN_FLIGHT_RETRY_MS };
+  if (isFull(ledger, limits)) {
+    return { fits: false, reason: "concurrency_limited", retryAfterMs: IN_FLIGHT_RETRY_MS };
+  }
   return { fits: true, levels, held };
 }
 
 /** The bucket after one more request, and how long that request has to wait until it fits (0: it fits now). */
 export function take(
-  limit: RequestLimit,
+  rate: Rate,
   bucket: Level | undefined,
   now: number,
 ): { readonly level: Level; readonly waitMs: number } {
-  const level = drained(limit, bucket, now);
+  const { level, atMs } = drained(rate, bucket, now);
   return {
-    level: { ...level, level: level.level + limit.windowMs },
-    waitMs: waitFor(limit, level, 0, 1, now),
+    level: { level: level + rate.windowMs, atMs },
+    waitMs: waitFor(rate, { level, atMs }, 0, 1, now),
   };
 }
 
 /** How long so many requests or tokens have to wait for their place. What is held may be given back at any time. */
-function waitFor(limit: RateLimit, { level, atMs }: Level, held: number, count: number, now: number): number {
-  const { windowMs } = limit;
-  const burst = burstOf(limit);
+function waitFor(
+  { windowMs, burst, perWindow }: Rate,
+  { level, atMs }: Level,
+  held: number,
+  count: number,
+  now: number,
+): number {
   // Rounded up: what a part of a token takes is not there for another. Never beyond the safe integers.
   const missing = count - (burst - ceilDivide(level, windowMs) - held);
   if (missing <= 0) return 0;
   if (count > burst) return Math.max(windowMs, NEVER_RETRY_MS);
   const over = level - (burst - count) * windowMs;
-  return over > 0 ? atMs - now + ceilDivide(over, rateOf(limit)) : IN_FLIGHT_RETRY_MS;
+  return over > 0 ? atMs - now + ceilDivide(over, perWindow) : IN_FLIGHT_RETRY_MS;
 }
 
 /** How much of what the limits of a document leave a lease may hold. */
@@ -135,15 +138,15 @@ export function roomInLimits(
   now: number,
   ratePercent = 100,
 ): Room {
-  const limits = scaledLimits(ledger, ratePercent);
-  if (!limits.every(isRateLimit)) return { requests: 0, tokens: 0 };
+  const limits = ratesOf(ledger.policy.limits, ratePercent);
+  if (limits.rates.length < limits.all.length) return { requests: 0, tokens: 0 };
   const room = { requests: Number.MAX_SAFE_INTEGER, tokens: Number.MAX_SAFE_INTEGER };
   const known = undrained(ledger, limits, now);
-  for (const limit of limits) {
-    const unit = isTokenLimit(limit) ? "tokens" : "requests";
-    for (const name of bucketNames(limit, families, known)) {
-      const { level } = drained(limit, ledger.levels[name], now);
-      const left = burstOf(limit) - ceilDivide(level, limit.windowMs);
+  for (const rate of limits.rates) {
+    const { unit, burst, windowMs } = rate;
+    for (const name of bucketsFor(rate, families, known)) {
+      const { level } = drained(rate, ledger.levels[name], now);
+      const left = burst - ceilDivide(level, windowMs);
       room[unit] = Math.min(room[unit], shareOf(left, heldOf(ledger, name), sharePercent));
     }
   }
@@ -167,30 +170,30 @@ export function fillBuckets<L extends Limited>(
 ): L {
   const names = Object.keys(counted);
   if (names.length === 0) return ledger;
+  const copy = copyOf(ledger);
   const levels: Record<string, Level> = { ...ledger.levels };
-  for (const limit of scaledLimits(ledger, ratePercent)) {
-    if (!isRateLimit(limit)) continue;
+  copy.levels = levels;
+  for (const rate of ratesOf(ledger.policy.limits, ratePercent).rates) {
     for (const name of names) {
       const taken = counted[name] as number;
-      if (!isBucketOf(limit, name) || taken <= 0) continue;
+      if (!isBucketOf(rate, name) || taken <= 0) continue;
       // Without an estimate nothing had kept a place for it.
-      const bucket =
-        name in levels || limit.per === undefined || hasRoom(levels) ? name : sharedBucket(limit);
-      const { level, atMs } = drained(limit, levels[bucket], now);
-      const room = floorDivide(Number.MAX_SAFE_INTEGER - level, limit.windowMs);
-      levels[bucket] = { level: level + Math.min(taken, room) * limit.windowMs, atMs };
+      const bucket = name in levels || !rate.isPerModel || hasRoom(levels) ? name : sharedBucket(rate);
+      const { level, atMs } = drained(rate, levels[bucket], now);
+      const room = floorDivide(Number.MAX_SAFE_INTEGER - level, rate.windowMs);
+      levels[bucket] = { level: level + Math.min(taken, room) * rate.windowMs, atMs };
     }
   }
-  return { ...ledger, levels };
+  return copy;
 }
 
 /** The bucket as it has drained until `now`, or as it was when last seen, if the clock is behind that. */
-export function drained(limit: RateLimit, bucket: Level | undefined, now: number): Level {
+export function drained({ perWindow }: Rate, bucket: Level | undefined, now: number): Level {
   if (bucket === undefined) return { level: 0, atMs: now };
   const elapsedMs = Math.max(0, now - bucket.atMs);
   // Compared before it is multiplied: a long pause at a high rate would leave the safe integers.
-  const isEmpty = elapsedMs > Number.MAX_SAFE_INTEGER / rateOf(limit);
-  const level = isEmpty ? 0 : Math.max(0, bucket.level - elapsedMs * rateOf(limit));
+  const isEmpty = elapsedMs > Number.MAX_SAFE_INTEGER / perWindow;
+  const level = isEmpty ? 0 : Math.max(0, bucket.level - elapsedMs * perWindow);
   return { level, atMs: Math.max(now, bucket.atMs) };
 }
 
@@ -201,102 +204,37 @@ export function limitStatus(
   now: number,
   ratePercent = 100,
 ): readonly LimitStatus[] {
-  const limits = scaledLimits(ledger, ratePercent);
+  const limits = ratesOf(ledger.policy.limits, ratePercent);
   const known = undrained(ledger, limits, now);
-  return limits.flatMap((limit): LimitStatus[] => {
-    if (isRateLimit(limit)) {
-      return bucketNames(limit, families, known).map((name) =>
-        bucketStatus(limit, ledger.levels[name], now, heldOf(ledger, name)),
-      );
+  const statuses: LimitStatus[] = [];
+  for (const limit of limits.all) {
+    if (typeof limit === "number") {
+      const remaining = Math.max(0, limit - openRequests(ledger));
+      statuses.push({ unit: "inFlight", limit, remaining, resetAtMs: now + IN_FLIGHT_RETRY_MS });
+      continue;
     }
-    const remaining = Math.max(0, limit.inFlight - openRequests(ledger));
-    return [{ unit: "inFlight", limit: limit.inFlight, remaining, resetAtMs: now + IN_FLIGHT_RETRY_MS }];
-  });
-}
-
-/**
- * Limits as a plan multiplies them, rounded down, at least 1 and within what can be counted. A plan that multiplies by
- * 100 percent leaves them as they are.
- */
-function scaledLimits({ policy }: Limited, ratePercent: number): readonly Limit[] {
-  if (ratePercent === 100) return policy.limits;
-  return policy.limits.map((limit): Limit => {
-    if (!isRateLimit(limit))
-      return { inFlight: scaled(limit.inFlight, ratePercent, Number.MAX_SAFE_INTEGER) };
-    const most = floorDivide(Number.MAX_SAFE_INTEGER, limit.windowMs);
-    const burst =
-      Object.hasOwn(limit, "burst") && limit.burst !== undefined
-        ? { burst: scaled(limit.burst, ratePercent, most) }
-        : {};
-    return isTokenLimit(limit)
-      ? { ...limit, ...burst, tokens: scaled(limit.tokens, ratePercent, most) }
-      : { ...limit, ...burst, requests: scaled(limit.requests, ratePercent, most) };
-  });
-}
-
-function scaled(value: number, percent: number, most: number): number {
-  const whole = floorDivide(value, 100);
-  const product = whole * percent + floorDivide((value % 100) * percent, 100);
-  return Math.min(Math.max(1, product), most);
-}
-
-/** The name of a limit's bucket, without the model. Two limits of one policy may not share it. */
-export function bucketName(limit: RateLimit): string {
-  const name = `${isTokenLimit(limit) ? "tokens" : "requests"}/${limit.windowMs}`;
-  return limit.per === undefined ? name : `${name}/${limit.per}/`;
-}
-
-/** Whether a bucket counts tokens; else it counts requests. */
-export function isTokenBucket(name: string): boolean {
-  return name.startsWith("tokens/");
-}
-
-/** Whether a limit has a bucket for each family of models. */
-export function isPerModel(limit: Limit): boolean {
-  return isRateLimit(limit) && limit.per !== undefined;
-}
-
-export function isRateLimit(limit: Limit): limit is RateLimit {
-  return !Object.hasOwn(limit, "inFlight");
-}
-
-function isTokenLimit(limit: Limit): limit is TokenLimit {
-  return Object.hasOwn(limit, "tokens");
-}
-
-/** How many drain in one window. */
-function rateOf(limit: RateLimit): number {
-  return isTokenLimit(limit) ? limit.tokens : limit.requests;
-}
-
-/** The bucket's size in units of level: `burst * windowMs`, at most 2^53 - 1 (checked when a policy is written). */
-export function capacity(limit: RateLimit): number {
-  return burstOf(limit) * limit.windowMs;
-}
-
-/** How many fit at once. */
-function burstOf(limit: RateLimit): number {
-  return (Object.hasOwn(limit, "burst") ? limit.burst : undefined) ?? rateOf(limit);
+    for (const name of bucketsFor(limit, families, known)) {
+      statuses.push(bucketStatus(limit, ledger.levels[name], now, heldOf(ledger, name)));
+    }
+  }
+  return statuses;
 }
 
 /** Where one bucket stands. */
-export function bucketStatus(
-  limit: RateLimit,
-  bucket: Level | undefined,
-  now: number,
-  held = 0,
-): LimitStatus {
-  const { level, atMs } = drained(limit, bucket, now);
-  const left = floorDivide(Math.max(0, capacity(limit) - level), limit.windowMs);
-  const over = level - (capacity(limit) - (left + 1) * limit.windowMs);
+export function bucketStatus(rate: Rate, bucket: Level | undefined, now: number, held = 0): LimitStatus {
+  const { unit, burst, windowMs, perWindow } = rate;
+  const { level, atMs } = drained(rate, bucket, now);
+  const capacity = burst * windowMs;
+  const left = floorDivide(Math.max(0, capacity - level), windowMs);
+  const over = level - (capacity - (left + 1) * windowMs);
   return {
-    unit: isTokenLimit(limit) ? "tokens" : "requests",
-    limit: burstOf(limit),
+    unit,
+    limit: burst,
     remaining: Math.max(0, left - held),
-    resetAtMs: atMs + ceilDivide(level, rateOf(limit)),
-    windowMs: limit.windowMs,
-    perWindow: rateOf(limit),
-    nextInMs: level === 0 ? 0 : atMs - now + ceilDivide(over, rateOf(limit)),
+    resetAtMs: atMs + ceilDivide(level, perWindow),
+    windowMs,
+    perWindow,
+    nextInMs: level === 0 ? 0 : atMs - now + ceilDivide(over, perWindow),
   };
 }
 
@@ -304,26 +242,21 @@ export function bucketStatus(
  * The buckets of a limit that a request for these families goes into. A family without a bucket of its own stays in
  * the shared one until that has drained, or it would get what it had there again.
  */
-function bucketNames(
-  limit: RateLimit,
-  families: readonly string[],
-  known: KeyRecord["levels"],
-): readonly string[] {
-  const name = bucketName(limit);
-  if (limit.per === undefined) return [name];
-  const own = (family: string): string => `${name}=${family}`;
-  const shared = sharedBucket(limit);
-  const fresh = families.filter((family) => !(own(family) in known));
-  const fits = hasRoom(known, fresh.length) && !(shared in known);
-  const buckets = families.map((family) => {
-    if (family.length > MAX_FAMILY_LENGTH) return `${name}long`;
-    return own(family) in known || fits ? own(family) : shared;
+function bucketsFor(rate: Rate, families: readonly string[], known: KeyRecord["levels"]): readonly string[] {
+  if (!rate.isPerModel) return [rate.bucket];
+  const own = families.map((family) => `${rate.bucket}=${family}`);
+  const fresh = own.filter((name) => !(name in known));
+  const shared = sharedBucket(rate);
+  const fits = fresh.length === 0 || (hasRoom(known, fresh.length) && !(shared in known));
+  const buckets = own.map((name, at) => {
+    if ((families[at] as string).length > MAX_FAMILY_LENGTH) return `${rate.bucket}long`;
+    return fits || name in known ? name : shared;
   });
-  return [...new Set(buckets)];
+  return buckets.length < 2 ? buckets : [...new Set(buckets)];
 }
 
-function sharedBucket(limit: RateLimit): string {
-  return `${bucketName(limit)}other`;
+function sharedBucket({ bucket }: Rate): string {
+  return `${bucket}other`;
 }
 
 function hasRoom(levels: KeyRecord["levels"], more = 1): boolean {
@@ -332,33 +265,26 @@ function hasRoom(levels: KeyRecord["levels"], more = 1): boolean {
 }
 
 /** The buckets in which something is left; the others need not be remembered. */
-function undrained(ledger: Ledger, limits: readonly Limit[], now: number): Record<string, Level> {
-  const rates = limits.filter(isRateLimit);
-  const kept = Object.entries(ledger.levels).filter(([name, bucket]) => {
-    const limit = rates.find((one) => isBucketOf(one, name));
-    if (limit === undefined) return false;
-    return drained(limit, bucket, now).level > 0 || heldOf(ledger, name) > 0;
-  });
-  return Object.fromEntries(kept);
+function undrained(ledger: Ledger, { rates }: Rates, now: number): Record<string, Level> {
+  const kept: Record<string, Level> = {};
+  for (const name of Object.keys(ledger.levels)) {
+    const bucket = ledger.levels[name] as Level;
+    const rate = rates.find((one) => isBucketOf(one, name));
+    if (rate === undefined) continue;
+    if (drained(rate, bucket, now).level > 0 || heldOf(ledger, name) > 0) kept[name] = bucket;
+  }
+  return kept;
 }
 
-function isBucketOf(limit: RateLimit, name: string): boolean {
-  const own = bucketName(limit);
-  return limit.per === undefined ? name === own : name.startsWith(own);
+function isFull(ledger: Ledger, { all, rates }: Rates): boolean {
+  if (all.length === rates.length) return false;
+  const open = openRequests(ledger);
+  return all.some((limit) => typeof limit === "number" && open >= limit);
 }
 
 /** Requests in flight on all processes, as far as their holds have not expired. */
-function openRequests(record: Ledger): number {
+function openRequests({ nodes }: Ledger): number {
   let open = 0;
-  for (const node of Object.values(record.nodes)) open += node.open;
+  for (const name of Object.keys(nodes)) open += nodes[name]?.open ?? 0;
   return open;
-}
-
-/** Exact for safe integers, where a rounded quotient is not. */
-function floorDivide(dividend: number, divisor: number): number {
-  return (dividend - (dividend % divisor)) / divisor;
-}
-
-function ceilDivide(dividend: number, divisor: number): number {
-  return floorDivide(dividend, divisor) + (dividend % divisor === 0 ? 0 : 1);
 }

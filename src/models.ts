@@ -76,6 +76,8 @@ export function matchesPattern(pattern: string, model: string): boolean {
   const star = pattern.indexOf("*");
   if (star === -1) return pattern === model;
   if (!model.startsWith(pattern.slice(0, star))) return false;
+  // As most patterns are.
+  if (star === pattern.length - 1) return !model.includes("/", star);
   const [stars, rest] = [pattern.slice(star), model.slice(star)];
   // The engine's own search tells most names apart, and decides alone where every star crosses slashes.
   if (!holdsInOrder(stars.split(/\*+/), rest)) return false;

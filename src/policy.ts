@@ -1,8 +1,8 @@
 import { type Address, compileStoredRanges, inRanges, parseAddress, type Ranges } from "./address.js";
 import type { Documents, KeyRecord } from "./documents.js";
 import { KeystileError } from "./errors.js";
-import { isPerModel } from "./limits.js";
 import { judgeModels } from "./models.js";
+import { isPerModel } from "./rates.js";
 import { type Reason, type Refusal, refuse } from "./refusal.js";
 import { sameDigest } from "./secret.js";
 

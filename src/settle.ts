@@ -2,8 +2,9 @@ import type { Amounts, Cost, Documents, KeyRecord } from "./documents.js";
 import { BALANCE_PURSE, KEY_PURSE } from "./documents.js";
 import { expireHolds } from "./expiry.js";
 import { book as bookAmounts, type Found, release } from "./ledger.js";
-import { fillBuckets, isTokenBucket } from "./limits.js";
+import { fillBuckets } from "./limits.js";
 import { divideActual, type Shares } from "./quota.js";
+import { isTokenBucket } from "./rates.js";
 import { ratePercentOf, turnCycle } from "./subscription.js";
 import { type Count, count } from "./tally.js";
 
@@ -46,10 +47,13 @@ export function settle(
 ): Documents {
   const { cost, outcome, model = null, inputTokens = 0, outputTokens = 0 } = ending;
   const { tokens = inputTokens + outputTokens } = ending;
-  const told = { model, outcome, requests: 1, inputTokens, outputTokens };
   return book(documents, reservation, {
-    ...{ cost, tokens, places: 0 },
-    counts: (charged, paid) => [{ ...told, cost: charged, paid }],
+    cost,
+    tokens,
+    places: 0,
+    counts: (charged, paid) => [
+      { model, outcome, requests: 1, cost: charged, inputTokens, outputTokens, paid },
+    ],
     now,
   });
 }
@@ -85,13 +89,13 @@ export function book(
   const paid = (shared?.found === "forgotten" ? stands : charged.account)[BALANCE_PURSE] ?? 0;
 
   const taken = { tokens, places };
-  const key = booked(own, charged.key, takenOf(ownShare, taken, own.found), now, percent);
+  let key = booked(own, charged.key, takenOf(ownShare, taken, own.found), now, percent);
   const account = shared && booked(shared, charged.account, takenOf(share, taken, shared.found), now);
-  const told =
-    own.found === "forgotten"
-      ? []
-      : [...takenBack(swept.key, own.found, reservation), ...counts(charged.key[KEY_PURSE] ?? 0, paid)];
-  return { key: told.reduce((sum, counted) => count(sum, counted, now), key), ...(account && { account }) };
+  if (own.found !== "forgotten") {
+    for (const counted of takenBack(swept.key, own.found, reservation)) key = count(key, counted, now);
+    for (const counted of counts(charged.key[KEY_PURSE] ?? 0, paid)) key = count(key, counted, now);
+  }
+  return { key, account };
 }
 
 /**
@@ -102,7 +106,7 @@ export function sweep(documents: Documents, now: number): Documents {
   const account = documents.account && sweepAccount(documents.account, now);
   const key = sweepKey(documents.key, now, ratePercentOf(documents.key, account));
   if (key === documents.key && account === documents.account) return documents;
-  return { key, ...(account && { account }) };
+  return { key, account };
 }
 
 export function sweepAccount<A extends NonNullable<Documents["account"]>>(account: A, now: number): A {
@@ -158,10 +162,10 @@ function takenOf(
   found: Found | "nothing",
 ): Amounts {
   const taken: Record<string, number> = {};
-  for (const [name, held] of Object.entries(share)) {
+  for (const name of Object.keys(share)) {
     if (name.includes("@")) continue;
     const really = isTokenBucket(name) ? tokens : places;
-    taken[name] = found === "charged" ? really - held : really;
+    taken[name] = found === "charged" ? really - (share[name] as number) : really;
   }
   return taken;
 }

@@ -67,7 +67,7 @@ export interface ListQuery {
  * - S8 Groups of one call are independent: one may be written while another is not. An id occurs in at most one.
  * - S9 Every reply carries the store's own clock in milliseconds, taken after any lock was obtained.
  * - S10 A body comes back deeply equal to what was written: up to 64 KiB, 2^53-1, any Unicode, member names
- *   such as `__proto__`. What was given is never changed afterwards, so it may be kept as it is; what was
+ *   such as `__proto__`; but a member that is undefined is absent, as in JSON text. What was given is never changed afterwards, so it may be kept as it is; what was
  *   returned is the reader's: changing it changes nothing stored.
  * - S11 Ids are data: quotes, wildcards, NUL, letter case and normalisation never make two ids one.
  * - S12 `list` is in ascending order of id by UTF-8 bytes, per kind and (when given) owner; following `next`

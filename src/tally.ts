@@ -1,3 +1,4 @@
+import { copyOf, withEntry } from "./copies.js";
 import {
   DAY_MS,
   type DayTally,
@@ -35,13 +36,19 @@ export function turnDay(
 ): { readonly key: KeyRecord; readonly closed: DayTally | undefined } {
   const { tally } = key;
   if (tally === undefined || tally.day >= dayOf(key, now)) return { key, closed: undefined };
-  const { tally: _, ...rest } = key;
-  return { key: rest, closed: tally };
+  return { key: withTally(key, undefined), closed: tally };
 }
 
 /** Counts something on the day of `now`. Of more than 64 models the further ones count as `other`. */
 export function count(key: KeyRecord, counted: Count, now: number): KeyRecord {
-  return { ...key, tally: withCount(key.tally ?? { day: dayOf(key, now), models: {} }, counted) };
+  return withTally(key, withCount(key.tally ?? { day: dayOf(key, now), models: {} }, counted));
+}
+
+/** The key with other counters. */
+export function withTally(key: KeyRecord, tally: DayTally | undefined): KeyRecord {
+  const copy = copyOf(key);
+  copy.tally = tally;
+  return copy;
 }
 
 /** Adds to the counters of a day. Pure; sums stay safe integers. */
@@ -50,8 +57,9 @@ export function withCount(tally: DayTally, { model, outcome, ...counted }: Count
   const outcomes = (Object.hasOwn(tally.models, name) ? tally.models[name] : undefined) ?? {};
   const { requests, cost, inputTokens, outputTokens, paid } = counted;
   const sums: Tally = [requests, cost, inputTokens, outputTokens, paid];
-  const models = { ...tally.models, [name]: { ...outcomes, [outcome]: plus(outcomes[outcome], sums) } };
-  return { ...tally, models };
+  const { settled, voided, expired, refused } = outcomes;
+  const counts = { settled, voided, expired, refused, [outcome]: plus(outcomes[outcome], sums) };
+  return { day: tally.day, models: withEntry(tally.models, name, counts) };
 }
 
 /** The counters of two parts of one day together. */

@@ -19,6 +19,7 @@ import {
 /** Bodies, ids and lists: S10 to S12. */
 export const keepingCases: readonly StoreCase[] = [
   { clause: "S10", name: "a body comes back as it was written", check: returnsBodies },
+  { clause: "S10", name: "a member that is undefined is absent", check: dropsUndefined },
   { clause: "S10", name: "a body of 64 KiB comes back as it was written", check: returnsLargeBodies },
   { clause: "S10", name: "changing what was returned changes nothing stored", check: sharesNothing },
   { clause: "S11", name: "ids that an engine may take for one stay apart", check: keepsLookalikesApart },
@@ -71,6 +72,14 @@ async function returnsBodies({ store, id, kind }: Bench): Promise<void> {
   }
   const listed = new Map((await listAll(store, { kind, limit: 7 })).map((d) => [d.id, d.body]));
   for (const [n, body] of trickyBodies().entries()) same(listed.get(id(n)), body, "a body listed");
+}
+
+async function dropsUndefined({ store, id }: Bench): Promise<void> {
+  const version = await put(
+    store,
+    sets(id("a"), 0, { a: undefined, b: { c: undefined }, d: [{ e: undefined }] }),
+  );
+  same(await get(store, id("a")), { id: id("a"), version, body: { b: {}, d: [{}] } }, "a body with gaps");
 }
 
 async function returnsLargeBodies({ store, id }: Bench): Promise<void> {

@@ -204,8 +204,8 @@ export const MUTANTS: readonly Mutant<Profile>[] = [
   {
     name: "buckets drain twice as fast",
     file: "limits.ts",
-    find: "bucket.level - elapsedMs * rateOf(limit)",
-    replace: "bucket.level - 2 * elapsedMs * rateOf(limit)",
+    find: "bucket.level - elapsedMs * perWindow",
+    replace: "bucket.level - 2 * elapsedMs * perWindow",
     profiles: ["calm"],
     caughtBy: ["buckets-are-kept", "never-too-fast"],
   },

@@ -1,7 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { type Decided, type DecideRequest, decide } from "../../src/decide.js";
-import type { KeyRecord, NodeEntry, Policy } from "../../src/documents.js";
+import { parseKeyRecord } from "../../src/document-schemas.js";
+import { type KeyRecord, type NodeEntry, type Policy, recordWrite } from "../../src/documents.js";
 import { evaluatePolicy, type Facts } from "../../src/policy.js";
 import type { IssueInput } from "../../src/policy-input.js";
 import type { Reason } from "../../src/refusal.js";
@@ -186,11 +187,15 @@ describe("an allowance", () => {
   });
 
   test("keeps members it does not know", () => {
-    const future = { ...sampleKey(), refunds: [20, 10] };
-    const key = { ...future, policy: { ...future.policy, regions: ["eu"] } };
-    expect(decide({ key }, { facts: {} }, T0).documents.key).toMatchObject({
+    const body = JSON.parse(JSON.stringify({ ...sampleKey(), refunds: [20, 10], later: "on" }));
+    body.policy.regions = ["eu"];
+    const key = parseKeyRecord({ id: "key:a.b", version: 1, body });
+    const after = recordWrite("key:a.b", 1, decide({ key }, { facts: {} }, T0).documents.key).set;
+    expect(JSON.parse(JSON.stringify(after))).toMatchObject({
       refunds: [20, 10],
+      later: "on",
       policy: { regions: ["eu"] },
+      nodes: { local: { open: 1 } },
     });
   });
 });

@@ -11,6 +11,7 @@ import {
   type Wire,
 } from "../../src/http.js";
 import { bucketStatus, type LimitStatus, take } from "../../src/limits.js";
+import { rateOf } from "../../src/rates.js";
 import { REFUSALS, type Reason, type Refusal, refuse } from "../../src/refusal.js";
 
 const reasons = Object.keys(REFUSALS) as Reason[];
@@ -366,7 +367,7 @@ describe("the fields of the IETF's draft", () => {
       const limited = unit === "tokens" ? { tokens: count } : { requests: count };
       const level = Math.floor((burst * windowMs * percentFull) / 100);
       return bucketStatus(
-        { ...limited, burst, windowMs },
+        rateOf({ ...limited, burst, windowMs }),
         { level, atMs: 5 },
         7,
         unit === "tokens" ? held : 0,
@@ -392,9 +393,9 @@ describe("the fields of the IETF's draft", () => {
     fc.assert(
       fc.property(fc.integer({ min: 1, max: 9_000_000 }), fc.nat(70_000), (over, later) => {
         const bucket = { level: 99 * 60_000 + over, atMs: 5_000 };
-        const { waitMs } = take(minute, bucket, later);
+        const { waitMs } = take(rateOf(minute), bucket, later);
         fc.pre(waitMs > 0);
-        const limits = [bucketStatus(minute, bucket, later)];
+        const limits = [bucketStatus(rateOf(minute), bucket, later)];
         const refusal = refuse("rate_limited", { retryAfterMs: waitMs });
         const { headers } = render(refusal, { limits, rateLimitHeaders: "ietf" });
         const told = `"100-requests-60s";r=0;t=${headers["Retry-After"]}`;

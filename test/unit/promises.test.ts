@@ -183,6 +183,7 @@ describe("the source", () => {
     "attempt.ts: named",
     "cycle.ts: formatters",
     "policy.ts: compiled",
+    "rates.ts: workedOut",
     "stores/postgres.ts: calls",
     "stores/redis-client.ts: calls",
   ];

@@ -32,6 +32,7 @@ const flaws = {
   "false, 0 and '' are taken for nothing": "S10",
   "bodies are merged": "S10",
   "empty lists become empty maps": "S10",
+  "members that are undefined are kept": "S10",
   "__proto__ is assigned": "S10",
   "bodies are floats of 32 bits": "S10",
   "bodies end at 64,000 characters": "S10",
@@ -134,7 +135,8 @@ function naiveStore(database: Database, flaw: Flaw | undefined): Store {
     if (is("bodies end at 64,000 characters") && typeof body === "string") return body.slice(0, 64_000);
     if (is("empty lists become empty maps") && Array.isArray(body) && body.length === 0) return {};
     if (is("__proto__ is assigned")) return assigned(body);
-    return structuredClone(body);
+    if (is("members that are undefined are kept")) return structuredClone(body);
+    return JSON.parse(JSON.stringify(body)) as Json;
   }
 
   function found(id: string): Document | undefined {

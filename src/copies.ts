@@ -1,0 +1,77 @@
+import { type AccountRecord, isKey, type KeyRecord, type Ledger } from "./documents.js";
+
+/*
+ * Records are never changed, so every decision copies some. What one spread made, another one copies at twenty times the
+ * price of the same copy written out: each result has a hidden class of its own, which no cache of the engine knows.
+ */
+
+type Mutable<T> = { -readonly [K in keyof T]: T[K] };
+
+/** A copy of a key's or an account's record, to be changed before anybody else sees it. */
+export function copyOf<L extends Ledger>(record: L): Mutable<L> {
+  const copy = isKey(record) ? copyKey(record) : copyAccount(record as Ledger as AccountRecord);
+  return copy as Ledger as Mutable<L>;
+}
+
+/** A record as it was read, of which members that no record has here are put aside. */
+export function inShape<L extends KeyRecord | AccountRecord>(record: L): L {
+  const copy = copyOf(record);
+  const later = Object.entries(record).filter(([name]) => name === "later" || !Object.hasOwn(copy, name));
+  copy.later = later.length === 0 ? undefined : Object.fromEntries(later);
+  return copy;
+}
+
+/** A copy of entries by name, with one more or another one. */
+export function withEntry<T>(
+  entries: Readonly<Record<string, T>>,
+  name: string,
+  entry: T,
+): Record<string, T> {
+  const copy: Record<string, T> = {};
+  for (const other of Object.keys(entries)) copy[other] = entries[other] as T;
+  copy[name] = entry;
+  return copy;
+}
+
+function copyKey(record: KeyRecord): Mutable<KeyRecord> {
+  return {
+    format: record.format,
+    owner: record.owner,
+    prefix: record.prefix,
+    account: record.account,
+    createdAtMs: record.createdAtMs,
+    policyVersion: record.policyVersion,
+    policy: record.policy,
+    secrets: record.secrets,
+    used: record.used,
+    levels: record.levels,
+    nodes: record.nodes,
+    collected: record.collected,
+    forgottenMs: record.forgottenMs,
+    latestMs: record.latestMs,
+    alerts: record.alerts,
+    tally: record.tally,
+    later: record.later,
+  };
+}
+
+function copyAccount(record: AccountRecord): Mutable<AccountRecord> {
+  return {
+    format: record.format,
+    owner: record.owner,
+    createdAtMs: record.createdAtMs,
+    policyVersion: record.policyVersion,
+    policy: record.policy,
+    used: record.used,
+    levels: record.levels,
+    nodes: record.nodes,
+    collected: record.collected,
+    forgottenMs: record.forgottenMs,
+    latestMs: record.latestMs,
+    alerts: record.alerts,
+    credited: record.credited,
+    subscription: record.subscription,
+    closed: record.closed,
+    later: record.later,
+  };
+}
