@@ -42,6 +42,7 @@ export function claimAlerts<L extends KeyRecord | AccountRecord>(
   after: L,
   thresholds: Thresholds,
 ): L {
+  if (isWatchedAlike(before, after)) return after;
   const known = watchedOf(before);
   let alerts: Amounts | undefined = after.alerts;
   for (const watched of watchedOf(after)) {
@@ -57,6 +58,13 @@ export function claimAlerts<L extends KeyRecord | AccountRecord>(
     if (isLess && isNew) alerts = noted(alerts, purse, reached);
   }
   return alerts === after.alerts ? after : { ...after, alerts };
+}
+
+/** Whether nothing that is watched has changed. */
+function isWatchedAlike(before: KeyRecord | AccountRecord, after: KeyRecord | AccountRecord): boolean {
+  if (before.used !== after.used || before.policy !== after.policy) return false;
+  if (isKey(before) || isKey(after)) return true;
+  return before.credited === after.credited && before.subscription === after.subscription;
 }
 
 /** Whether there is a threshold, and it lies below another one or there is no other. */

@@ -68,22 +68,29 @@ export interface Confirmed {
   readonly record: AnyRecord | undefined;
 }
 
-/** A confirmed document, with its record as it is by now. */
-export interface Swept {
+/** One document of an attempt. */
+export interface Part {
+  readonly id: string;
+  /** What the attempt is decided on. */
   readonly confirmed: Confirmed;
-  readonly record: AnyRecord | undefined;
+  /** Its record as it is by now. */
+  readonly swept: AnyRecord | undefined;
   /** Of a key, the day that is over by now. */
   readonly closed: DayTally | undefined;
+  /** Its record as the attempt leaves it. undefined: it is only checked. */
+  after: AnyRecord | undefined;
 }
 
 /** What steps over several documents come to, ready to be written as one group. */
 export interface Composed<K> {
   /** False: nothing changed, so the group only checks and leaves no trace. */
   readonly changes: boolean;
+  /** The number of this attempt; 0 where nothing changed. */
+  readonly seq: number;
   /** The anchor first. */
+  readonly parts: readonly Part[];
+  /** Of all parts in their order, then those of days that are over. */
   readonly writes: readonly Write[];
-  /** As they are written. */
-  readonly records: ReadonlyMap<string, AnyRecord>;
   readonly results: readonly Result<K>[];
   /** Keys whose counters of refused and free requests are in it. */
   readonly tallied: readonly string[];
@@ -96,15 +103,14 @@ export type Result<K> =
 export interface Composition<K> {
   /** The document that is written with every change, and so proves that it happened. */
   readonly anchorId: string;
-  /** The anchor, and all documents that the tasks name. */
-  readonly documents: ReadonlyMap<string, Swept>;
+  /** The anchor, and all documents that the tasks name. What becomes of them is noted there. */
+  readonly parts: readonly Part[];
   /** Closed days that are there already. */
   readonly days: ReadonlyMap<string, Confirmed>;
   readonly tasks: readonly (K & { readonly ids: SubjectIds; readonly step: Step<unknown> })[];
   readonly moment: Moment;
   /** Other names under which this process holds something of the documents. */
   readonly formerNodes: ReadonlySet<string>;
-  /** The number of this attempt. */
   readonly nextSeq: () => number;
   /** Documents to be written even if nothing changed, because holds are to be renewed. */
   readonly renewals: ReadonlySet<string>;
@@ -117,24 +123,23 @@ export interface Composition<K> {
 
 /** Runs every task on the records as the tasks before it left them, and composes the group that makes them true. */
 export function compose<K>(input: Composition<K>): Composed<K> {
-  const { anchorId, documents, tasks, moment, renewals } = input;
-  const changed = new Map<string, AnyRecord>();
-  const results = tasks.map((task): Result<K> => run(task, documents, changed, moment));
-  for (const id of renewals) touch(changed, id, documents);
-  if (changed.size === 0 && !input.mustWrite) {
-    const writes = Array.from(documents, ([id, { confirmed }]) => ({ id, expected: confirmed.version }));
-    return { changes: false, writes, records: NO_RECORDS, results, tallied: [] };
+  const { anchorId, parts, tasks, moment } = input;
+  const results = tasks.map((task): Result<K> => run(task, parts, moment));
+  for (const id of input.renewals) touch(parts, id);
+  if (!input.mustWrite && parts.every(({ after }) => after === undefined)) {
+    const writes = parts.map(({ id, confirmed }) => ({ id, expected: confirmed.version }));
+    return { changes: false, seq: 0, parts, writes, results, tallied: [] };
   }
 
-  touch(changed, anchorId, documents);
+  touch(parts, anchorId);
   const seq = input.nextSeq();
-  const records = new Map<string, AnyRecord>();
   const tallied: string[] = [];
   const writes: Write[] = [];
   const closings: Write[] = [];
-  for (const [id, { confirmed, closed }] of documents) {
-    const { version, record: before } = confirmed;
-    let after = changed.get(id);
+  for (const part of parts) {
+    const { id, closed } = part;
+    const { version, record: before } = part.confirmed;
+    let { after } = part;
     if (after === undefined) {
       writes.push({ id, expected: version });
       continue;
@@ -154,13 +159,18 @@ export function compose<K>(input: Composition<K>): Composed<K> {
         before === undefined ? proof : claimAlerts(before as KeyRecord, proof as KeyRecord, input.thresholds),
       );
     }
-    records.set(id, after);
+    part.after = after;
     writes.push(recordWrite(id, version, after as { readonly owner?: string }));
   }
-  return { changes: true, writes: [...writes, ...closings], records, results, tallied };
+  for (const write of closings) writes.push(write);
+  return { changes: true, seq, parts, writes, results, tallied };
 }
 
-const NO_RECORDS: ReadonlyMap<string, AnyRecord> = new Map();
+/** A document of an attempt. */
+export function partOf(parts: readonly Part[], id: string): Part | undefined {
+  for (const part of parts) if (part.id === id) return part;
+  return undefined;
+}
 
 /** The ids of a subject's documents. */
 export function idsOf(subject: Subject): SubjectIds {
@@ -192,32 +202,35 @@ export function recordsOf(
   };
 }
 
-function run<K>(
-  task: Composition<K>["tasks"][number],
-  documents: Composition<K>["documents"],
-  changed: Map<string, AnyRecord>,
-  moment: Moment,
-): Result<K> {
-  function note(id: string | undefined, before: AnyRecord | undefined, after: AnyRecord | undefined): void {
-    if (id !== undefined && after !== undefined && after !== before) changed.set(id, after);
-  }
+function run<K>(task: Composition<K>["tasks"][number], parts: readonly Part[], moment: Moment): Result<K> {
   try {
     const { ids, step } = task;
-    const before = recordsOf(ids, (id) => changed.get(id) ?? documents.get(id)?.record);
+    const account = ids.account === undefined ? undefined : partOf(parts, ids.account);
+    const key = ids.key === undefined ? undefined : partOf(parts, ids.key);
+    const entry = ids.entry === undefined ? undefined : partOf(parts, ids.entry);
+    const before = { key: latest(key), account: latest(account), entry: latest(entry) } as Records;
     const { records: after, outcome } = step(before, moment);
-    note(ids.account, before.account, after.account);
-    note(ids.key, before.key, after.key);
-    note(ids.entry, before.entry, after.entry);
+    note(account, before.account, after.account);
+    note(key, before.key, after.key);
+    note(entry, before.entry, after.entry);
     return { task, threw: false, outcome };
   } catch (error) {
     return { task, threw: true, error };
   }
 }
 
+function latest(part: Part | undefined): AnyRecord | undefined {
+  return part?.after ?? part?.swept;
+}
+
+function note(part: Part | undefined, before: AnyRecord | undefined, after: AnyRecord | undefined): void {
+  if (part !== undefined && after !== undefined && after !== before) part.after = after;
+}
+
 /** Has a document written even if no step has changed it. */
-function touch(changed: Map<string, AnyRecord>, id: string, documents: ReadonlyMap<string, Swept>): void {
-  const record = documents.get(id)?.record;
-  if (record !== undefined && !changed.has(id)) changed.set(id, record);
+function touch(parts: readonly Part[], id: string): void {
+  const part = partOf(parts, id);
+  if (part !== undefined) part.after ??= part.swept;
 }
 
 /**
@@ -228,23 +241,25 @@ export function sweepAll(
   ids: readonly string[],
   confirmedOf: (id: string) => Confirmed | undefined,
   now: number,
-): ReadonlyMap<string, Swept> {
-  const swept = new Map<string, Swept>();
+): readonly Part[] {
+  const parts: Part[] = [];
   for (const id of ids) {
     const confirmed = confirmedOf(id);
-    if (confirmed !== undefined) swept.set(id, sweepOne(confirmed, swept, now));
+    if (confirmed !== undefined) parts.push(sweepOne(id, confirmed, parts, now));
   }
-  return swept;
+  return parts;
 }
 
-function sweepOne(confirmed: Confirmed, swept: ReadonlyMap<string, Swept>, now: number): Swept {
+function sweepOne(id: string, confirmed: Confirmed, parts: readonly Part[], now: number): Part {
   const { record } = confirmed;
-  if (!isLedger(record)) return { confirmed, record, closed: undefined };
-  if (!isKey(record)) return { confirmed, record: sweepAccount(record, now), closed: undefined };
-  const { key, closed } = turnDay(record, now);
-  const account = record.account && swept.get(accountDocumentId(record.account.id))?.record;
-  const percent = ratePercentOf(record, account as AccountRecord | undefined);
-  return { confirmed, record: sweepKey(key, now, percent), closed };
+  if (isKey(record)) {
+    const { key, closed } = turnDay(record, now);
+    const account = record.account && partOf(parts, accountDocumentId(record.account.id))?.swept;
+    const percent = ratePercentOf(record, account as AccountRecord | undefined);
+    return { id, confirmed, swept: sweepKey(key, now, percent), closed, after: undefined };
+  }
+  const swept = isLedger(record) ? sweepAccount(record as AccountRecord, now) : record;
+  return { id, confirmed, swept, closed: undefined, after: undefined };
 }
 
 /** Marks a record with the attempt that writes it. Only the anchor has to prove it; the others just renew their holds. */

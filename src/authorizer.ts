@@ -25,6 +25,7 @@ import { type Refusal, refuse } from "./refusal.js";
 import type { Runtime } from "./runtime.js";
 import { digestsOf, hasValidChecksum, isSecret } from "./secret.js";
 import type { SecretLookup } from "./secret-lookup.js";
+import type { Ending } from "./settle.js";
 import { type StoreSession, withResolvers } from "./store-session.js";
 
 /** What is known of a request before its body is read. */
@@ -107,8 +108,9 @@ export function authorizer(
 
   const countAddress = settings.addressLimit === undefined ? undefined : addressLimit(settings.addressLimit);
 
-  async function identify({ headers, address: peer, ...request }: Arrival): Promise<Identified | Refused> {
+  async function identify(arrival: Arrival): Promise<Identified | Refused> {
     assertOpen();
+    const { headers, address: peer, method, url, scopes } = arrival;
     const address = addressOf(peer, headers);
     const counted = countAddress?.(address, session.now());
     if (counted !== undefined && counted.waitMs > 0) {
@@ -116,13 +118,12 @@ export function authorizer(
       return refused(refusal, { limits: [counted.status] });
     }
 
-    const credential = readCredential(headers, credentials, request.url);
+    const credential = readCredential(headers, credentials, url);
     if ("refusal" in credential) return refused(credential.refusal);
     const { secret } = credential;
     if (!isSecret(secret, prefixes) || (checksum === "require" && !hasValidChecksum(secret))) {
       return refused(refuse("credential_malformed"));
     }
-    const { method, url, scopes } = request;
     return locate({ method, url, scopes, address, digests: digestsOf(secret, peppers) });
   }
 
@@ -195,17 +196,14 @@ export function authorizer(
         const isGone = weighed?.answer.allowed === false && weighed.answer.refusal.reason === "key_unknown";
         if (weighed === undefined || isGone) return await admitAnew(arrived, { model, cost, tokens });
         const { answer, documents: decidedOn } = weighed;
-        const standing = () => standingAfter(weighed);
+        const standing = standingAfter(weighed);
         if (!answer.allowed) {
           const { refusal } = answer;
-          return refusedKey({ refusal, limits: standing().limits }, subject, decidedOn, model);
+          return refusedKey({ refusal, limits: standing.limits }, subject, decidedOn, model);
         }
         const { reservation } = answer;
-        const decision = open.allow({
-          ...{ subject, model, cost, tokens, standing },
-          documents: decidedOn,
-          end: (ending) => endReservation(commit, subject, reservation, ending),
-        });
+        const end = (ending: Ending) => endReservation(commit, subject, reservation, ending);
+        const decision = open.allow({ subject, documents: decidedOn, model, cost, tokens, standing, end });
         if (closing !== "drained") return allowed(decision);
         void decision.void();
         throw closedFault();
@@ -263,7 +261,8 @@ export function authorizer(
   }
 
   function families(model: Facts["model"]): readonly string[] {
-    return [...new Set(familiesOf({ model }).map(familyOf))];
+    const named = familiesOf({ model }).map(familyOf);
+    return named.length < 2 ? named : [...new Set(named)];
   }
 
   function allowed(decision: Allowed): Allowed {

@@ -28,7 +28,7 @@ export function withEntry<T>(
   entry: T,
 ): Record<string, T> {
   const copy: Record<string, T> = {};
-  for (const other of Object.keys(entries)) copy[other] = entries[other] as T;
+  for (const other in entries) if (Object.hasOwn(entries, other)) copy[other] = entries[other] as T;
   copy[name] = entry;
   return copy;
 }

@@ -72,7 +72,7 @@ export interface Grant {
   readonly cost: Cost;
   readonly tokens: number;
   /** Where limits and quota stand after it. */
-  standing(): Standing;
+  readonly standing: Standing;
   /** Books how it ended, once. Resolves when that is stored. */
   end(ending: Ending): Promise<void>;
 }
@@ -100,9 +100,8 @@ export function decisions(
   const open = new Map<Allowed, number>();
 
   function allow(grant: Grant): Allowed {
-    const { subject, documents, model, cost: estimate, tokens } = grant;
+    const { subject, documents, model, cost: estimate, tokens, standing } = grant;
     const { policy } = documents.key;
-    const standing = once(grant.standing);
     let observed: { readonly cost: Cost; readonly usage?: Usage | undefined } | undefined;
     let ended: Promise<void> | undefined;
 
@@ -112,12 +111,7 @@ export function decisions(
       if (ended === undefined) {
         open.delete(decision);
         onEnd();
-        ended = grant.end({
-          outcome,
-          cost,
-          tokens: outcome === "voided" ? 0 : tokens,
-          ...countsOf(model, usage),
-        });
+        ended = grant.end(endingOf(outcome, cost, outcome === "voided" ? 0 : tokens, model, usage));
       }
       return ended;
     }
@@ -127,12 +121,8 @@ export function decisions(
       key: identityOf(subject.keyId, documents),
       model,
       estimate,
-      get limits() {
-        return standing().limits;
-      },
-      get quota() {
-        return standing().quota;
-      },
+      limits: standing.limits,
+      quota: standing.quota,
       canUseModel: (name) =>
         isModelAllowed(aliases.get(name) ?? name, policy.allowedModels, policy.deniedModels),
       observe(cost, usage) {
@@ -192,25 +182,14 @@ export function endingStep(reservation: Granted["reservation"], ending: Ending):
   });
 }
 
-/** Asked for only where somebody looks. */
-function once<T>(make: () => T): () => T {
-  let made: { readonly value: T } | undefined;
-  return () => {
-    made ??= { value: make() };
-    return made.value;
-  };
-}
-
 export function identityOf(id: string, { key }: Documents): KeyIdentity {
   const { owner, account, policy } = key;
   const { name, metadata = {} } = policy;
-  return {
-    id,
-    ...(owner !== undefined && { owner }),
-    ...(account !== undefined && { accountId: account.id }),
-    ...(name !== undefined && { name }),
-    metadata,
-  };
+  const identity: { -readonly [K in keyof KeyIdentity]: KeyIdentity[K] } = { id, metadata };
+  if (owner !== undefined) identity.owner = owner;
+  if (account !== undefined) identity.accountId = account.id;
+  if (name !== undefined) identity.name = name;
+  return identity;
 }
 
 /** The model that a request is counted for: that of the answer, else the first it asked for. */
@@ -219,15 +198,20 @@ export function countedModel(model: Facts["model"]): string | null {
   return typeof first === "string" ? first : null;
 }
 
-function countsOf(model: Facts["model"], usage: Usage | undefined): Omit<Ending, "outcome" | "cost"> {
-  if (usage === undefined) return { model: countedModel(model) };
+/** @param tokens what it was estimated to take: what counts where no usage is told. */
+function endingOf(
+  outcome: Ending["outcome"],
+  cost: Cost,
+  tokens: number,
+  model: Facts["model"],
+  usage: Usage | undefined,
+): Ending {
+  if (usage === undefined) {
+    return { outcome, cost, tokens, model: countedModel(model), inputTokens: 0, outputTokens: 0 };
+  }
   const { inputTokens, outputTokens } = usage;
-  return {
-    model: usage.model ?? countedModel(model),
-    inputTokens,
-    outputTokens,
-    tokens: inputTokens + outputTokens,
-  };
+  const told = { inputTokens, outputTokens, tokens: inputTokens + outputTokens };
+  return { outcome, cost, model: usage.model ?? countedModel(model), ...told };
 }
 
 function freeCount({ outcome, model = null, inputTokens = 0, outputTokens = 0 }: Ending): Count {

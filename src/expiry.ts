@@ -21,9 +21,16 @@ type Expiring = Ledger & {
  * Returns the same record when there is nothing to do.
  */
 export function expireHolds<L extends Expiring>(ledger: L, now: number, ratePercent = 100): L {
-  const isDue = Object.values(ledger.nodes).some(({ renewByMs }) => renewByMs <= now);
-  if (!isDue && Object.keys(ledger.collected).length === 0) return ledger;
+  const { nodes, collected } = ledger;
+  if (!hasDue(nodes, now) && Object.keys(collected).length === 0) return ledger;
   return forget(collect(ledger, now, ratePercent), now);
+}
+
+function hasDue(nodes: Ledger["nodes"], now: number): boolean {
+  for (const node in nodes) {
+    if (Object.hasOwn(nodes, node) && (nodes[node] as NodeEntry).renewByMs <= now) return true;
+  }
+  return false;
 }
 
 /**

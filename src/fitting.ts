@@ -1,4 +1,4 @@
-import { type AccountRecord, isKey, type KeyRecord, type Ledger } from "./documents.js";
+import { type AccountRecord, type Amounts, isKey, type KeyRecord, type Ledger } from "./documents.js";
 import { KeystileError } from "./errors.js";
 import { mergeModels } from "./tally.js";
 
@@ -33,10 +33,14 @@ function isShort(record: object): boolean {
 /** Everything in a record of which there may be many. */
 function countEntries(record: KeyRecord | AccountRecord): number {
   let entries = Object.keys(record.levels).length;
-  for (const { held } of Object.values(record.nodes)) entries += 1 + Object.keys(held).length;
-  for (const { collected } of Object.values(record.collected)) entries += 1 + Object.keys(collected).length;
+  for (const node of Object.keys(record.nodes)) entries += 1 + countOf(record.nodes[node]?.held);
+  for (const node of Object.keys(record.collected)) entries += 1 + countOf(record.collected[node]?.collected);
   if (isKey(record) && record.tally) entries += Object.keys(record.tally.models).length;
   return entries;
+}
+
+function countOf(amounts: Amounts = {}): number {
+  return Object.keys(amounts).length;
 }
 
 /** As if the memory were over. */

@@ -81,6 +81,8 @@ interface Member {
 
 const LANES = 4;
 
+const FACT = { isFact: true } as const;
+
 /** Documents in one statement. */
 const BATCH = 256;
 
@@ -185,22 +187,27 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
       if (ids.length > 0) toRead.set(group, ids);
     }
     const unreadable = await refresh(toRead);
-    const prepared: { readonly group: LiveGroup; readonly attempt: Attempt }[] = [];
+    const groups: LiveGroup[] = [];
+    const attempts: Attempt[] = [];
     for (const { group } of batch.keys()) {
       const attempt = unreadable.has(group) ? undefined : prepare(group);
-      if (attempt !== undefined) prepared.push({ group, attempt });
+      if (attempt === undefined) continue;
+      groups.push(group);
+      attempts.push(attempt);
     }
-    if (prepared.length === 0) return;
+    if (attempts.length === 0) return;
 
     let results: readonly WriteResult[];
     try {
-      results = await session.write(prepared.map(({ attempt }) => attempt.writes));
+      results = await session.write(attempts.map(({ writes }) => writes));
     } catch (error) {
-      for (const { group, attempt } of prepared) group.failed(attempt, error as KeystileError);
+      for (const [at, group] of groups.entries())
+        group.failed(attempts[at] as Attempt, error as KeystileError);
       return;
     }
-    for (const [index, { group, attempt }] of prepared.entries()) {
-      const result = results[index];
+    for (const [at, group] of groups.entries()) {
+      const attempt = attempts[at] as Attempt;
+      const result = results[at];
       if (result?.written) group.written(attempt, result.versions);
       else group.lost(attempt, result?.current ?? []);
     }
@@ -235,19 +242,21 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
   function use(subject: Subject): Member {
     const { account, key, all } = idsOf(subject);
     const anchorId = all[0] as string;
-    // An entry is only ever made once.
-    const lasting = [account, key].filter((id) => id !== undefined);
-    let fresh = 0;
-    for (const id of lasting) if (!recent.has(id)) fresh += 1;
     // Room is made before new ones come in: nothing depends on them yet, and a second group of the same anchor would
-    // be another process in one.
+    // be another process in one. An entry is only ever made once, so it has no place.
+    const fresh = isFresh(account) + isFresh(key);
     if (fresh > 0 && recent.size + fresh > cacheSize) evict(recent.size + fresh - cacheSize);
     const member = members.get(anchorId) ?? join(anchorId);
-    for (const id of lasting) {
+    for (const id of [account, key]) {
+      if (id === undefined) continue;
       recent.delete(id);
       recent.set(id, member);
     }
     return member;
+  }
+
+  function isFresh(id: string | undefined): number {
+    return id === undefined || recent.has(id) ? 0 : 1;
   }
 
   function join(anchorId: string): Member {
@@ -281,8 +290,8 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
   function cached(subject: Subject): Records | undefined {
     const ids = idsOf(subject);
     const group = members.get(ids.all[0] as string)?.group;
-    if (group === undefined || ids.all.some((id) => group.confirmed(id)?.record === undefined))
-      return undefined;
+    if (group === undefined) return undefined;
+    for (const id of ids.all) if (group.confirmed(id)?.record === undefined) return undefined;
     return recordsOf(ids, (id) => group.confirmed(id)?.record);
   }
 
@@ -331,7 +340,7 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
     },
 
     decide: (subject, step, undo) => enqueue(subject, step as Step<never>, { undo, isFact: false } as never),
-    post: async (subject, step) => void (await enqueue(subject, step as Step<void>, { isFact: true })),
+    post: (subject, step) => enqueue(subject, step as Step<void>, FACT),
     edit: (subject, step) => enqueue(subject, step as Step<never>, { isFact: false }),
 
     count(subject, counted) {

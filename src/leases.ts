@@ -25,7 +25,7 @@ export interface Asked {
 /** A request that was let in without asking the store. */
 export interface Leased {
   /** Where limits and quota stand, as far as this process knows. */
-  standing(): Standing;
+  readonly standing: Standing;
   /** Ends it, once. Resolves when that is stored. */
   end(ending: Ending): Promise<void>;
 }
@@ -113,7 +113,7 @@ export function leases(
     if (!evaluatePolicy(documents, facts, now, rules).allowed) return undefined;
     lease.admit(request);
     traffic.asked = plus(traffic.asked, request);
-    return { standing: lease.standing, end: (ending) => lease.end(request, ending) };
+    return { standing: lease.standing(), end: (ending) => lease.end(request, ending) };
   }
 
   function isValid({ grant }: LiveLease): boolean {

@@ -67,8 +67,10 @@ export function book<L extends Ledger>(ledger: L, amounts: Amounts): L {
 /** What is held of one purse, by all processes. */
 export function heldOf(ledger: Ledger, purse: string): number {
   let held = 0;
-  for (const node of Object.keys(ledger.nodes))
-    held += amountOf((ledger.nodes[node] as NodeEntry).held, purse);
+  const { nodes } = ledger;
+  for (const node in nodes) {
+    if (Object.hasOwn(nodes, node)) held += amountOf((nodes[node] as NodeEntry).held, purse);
+  }
   return held;
 }
 
@@ -123,7 +125,8 @@ export function add(to: Amounts, amounts: Amounts, sign: 1 | -1): Amounts {
   if (names.length === 0) return to;
   // Never deleted from: objects that lost a member are slow from then on.
   const sum: Record<string, number> = {};
-  for (const name of Object.keys(to)) {
+  for (const name in to) {
+    if (!Object.hasOwn(to, name)) continue;
     const total = plus(to[name] as number, sign * amountOf(amounts, name));
     if (total !== 0) sum[name] = total;
   }

@@ -244,15 +244,31 @@ export function bucketStatus(rate: Rate, bucket: Level | undefined, now: number,
  */
 function bucketsFor(rate: Rate, families: readonly string[], known: KeyRecord["levels"]): readonly string[] {
   if (!rate.isPerModel) return [rate.bucket];
-  const own = families.map((family) => `${rate.bucket}=${family}`);
-  const fresh = own.filter((name) => !(name in known));
+  const own: string[] = [];
+  let fresh = 0;
+  for (const family of families) {
+    const name = `${rate.bucket}=${family}`;
+    if (!(name in known)) fresh += 1;
+    own.push(name);
+  }
+  const buckets = fresh === 0 ? own : placed(rate, own, fresh, known);
+  return buckets.length < 2 ? buckets : [...new Set(buckets)];
+}
+
+/** Where families of which some have no bucket yet find their place. */
+function placed(
+  rate: Rate,
+  own: readonly string[],
+  fresh: number,
+  known: KeyRecord["levels"],
+): readonly string[] {
   const shared = sharedBucket(rate);
-  const fits = fresh.length === 0 || (hasRoom(known, fresh.length) && !(shared in known));
-  const buckets = own.map((name, at) => {
-    if ((families[at] as string).length > MAX_FAMILY_LENGTH) return `${rate.bucket}long`;
+  const fits = hasRoom(known, fresh) && !(shared in known);
+  const longest = rate.bucket.length + 1 + MAX_FAMILY_LENGTH;
+  return own.map((name) => {
+    if (name.length > longest) return `${rate.bucket}long`;
     return fits || name in known ? name : shared;
   });
-  return buckets.length < 2 ? buckets : [...new Set(buckets)];
 }
 
 function sharedBucket({ bucket }: Rate): string {

@@ -1,5 +1,5 @@
 import type { Thresholds } from "./alerts.js";
-import { type Confirmed, compose, type Step, type Subject, sweepAll } from "./attempt.js";
+import { type Confirmed, compose, partOf, type Step, type Subject, sweepAll } from "./attempt.js";
 import { type AnyRecord, parseMember } from "./document-schemas.js";
 import { isLedger, type Ledger, type NodeEntry } from "./documents.js";
 import { accountMissing, type KeystileError, versionFault } from "./errors.js";
@@ -93,7 +93,7 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
   const absent = new Set<string>();
   const line = taskLine(runtime, storeTimeoutMs);
   let chosen: readonly string[] = [];
-  let chosenTasks: readonly Task[] = [];
+  let chosenTurn = 0;
   const unanswered = unansweredAttempts(anchorId);
   const renewals = new Set<string>();
   const pace = pacing(runtime, session, storeTimeoutMs);
@@ -102,15 +102,16 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
 
   function choose(timeMs: number): readonly string[] {
     line.giveUpLate(timeMs);
-    absent.clear();
+    // To clear an empty set costs as much as to make one.
+    if (absent.size > 0) absent.clear();
     const ids = [anchorId];
-    const due = [...renewals];
     // Holds that are due come first, but leave half of the room to whoever waits.
-    for (const id of due.slice(0, MAX_DOCUMENTS / 2)) want(ids, [id]);
-    for (const task of line.due(timeMs)) want(ids, task.ids.all);
-    for (const id of due.slice(MAX_DOCUMENTS / 2)) want(ids, [id]);
+    let room = MAX_DOCUMENTS / 2;
+    for (const id of renewals) if (room-- > 0) want(ids, [id]);
+    for (const task of line.waiting()) if (task.resumeAtMs <= timeMs) want(ids, task.ids.all);
+    for (const id of renewals) want(ids, [id]);
     chosen = ids;
-    chosenTasks = [...line.waiting()];
+    chosenTurn = line.lastTurn();
     return chosen;
   }
 
@@ -124,19 +125,20 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
 
     const now = session.now();
     const preparedAtMs = runtime.monotonicMs();
-    const swept = sweepAll(chosen, known, now);
-    for (const [id, { record }] of swept) renameIfSpent(id, record);
+    const parts = sweepAll(chosen, known, now);
+    for (const { id, swept } of parts) renameIfSpent(id, swept);
     const moment = { node, now, holdUntilMs: now + holdMs };
-    let seq = 0;
+    const isReady = ({ ids, resumeAtMs }: Task): boolean =>
+      resumeAtMs <= preparedAtMs && ids.all.every((id) => partOf(parts, id) !== undefined);
     const composed = compose<Task>({
       anchorId,
-      documents: swept,
+      parts,
       // Of what else is made once there is only what a day that is over leaves behind.
       days: transient,
-      tasks: line.due(preparedAtMs).filter((task) => task.ids.all.every((id) => swept.has(id))),
+      tasks: line.waiting().filter(isReady),
       moment,
       formerNodes,
-      nextSeq: () => (seq = surroundings.nextSeq()),
+      nextSeq: surroundings.nextSeq,
       renewals,
       // An attempt of unknown outcome is settled by raising the version past the one it expects, so there is
       // something to write even with nothing to say.
@@ -146,19 +148,20 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
     });
     const tallies = counts.take(composed.tallied);
     // Member by member: spreading it here was the dearest line of a write.
-    const { changes, writes, records, results } = composed;
-    return { changes, writes, records, results, documents: swept, tallies, moment, seq, preparedAtMs };
+    const { changes, seq, writes, results } = composed;
+    return { changes, seq, parts, writes, results, tallies, moment, preparedAtMs };
   }
 
   /** There is nothing to be decided on a document that is not there. Who came after the read began is not told. */
   function answerAbsent(): void {
     if (absent.size === 0) return;
-    for (const task of chosenTasks) {
+    for (const task of line.waiting()) {
+      if (task.turn > chosenTurn) break;
       const missing = task.ids.all.find((id) => absent.has(id) && !id.startsWith("entry:"));
       if (missing === undefined) continue;
       const isOrphan = task.subject.keyId !== undefined && missing.startsWith("account:");
-      if (isOrphan && !task.options.isFact) line.answer(task, () => task.reject(accountMissing()));
-      else line.answer(task, () => task.resolve(undefined));
+      if (isOrphan && !task.options.isFact) line.reject(task, accountMissing());
+      else line.resolve(task, undefined);
     }
     line.dropFinished();
     for (const id of documents.has(anchorId) ? absent : renewals) renewals.delete(id);
@@ -175,10 +178,8 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
       return;
     }
     if (attempt.changes) {
-      for (const [index, { id, set }] of attempt.writes.entries()) {
-        const record = attempt.records.get(id);
-        if (set !== undefined && isLedger(record))
-          documents.set(id, { version: versions[index] as number, record });
+      for (const [index, { id, after }] of attempt.parts.entries()) {
+        if (isLedger(after)) documents.set(id, { version: versions[index] as number, record: after });
       }
       unanswered.clear();
     }
@@ -263,16 +264,15 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
     const { proven, forgotten } = unanswered.decide(documents.get(anchorId));
     // What may have been booked and then forgotten is not booked again: the charge of the collection stands.
     for (const { task } of forgotten.flatMap(({ results }) => results)) {
-      if (task.options.isFact) line.answer(task, () => task.resolve(undefined));
+      if (task.options.isFact) line.resolve(task, undefined);
     }
     line.dropFinished();
     if (proven === undefined) return;
     // What it has made of the others, at a version that has passed: nothing can be decided on it, but what is held there
     // is not lost sight of.
-    for (const [id, record] of proven.records) {
-      const version = proven.documents.get(id)?.confirmed.version;
-      if (!fresh.includes(id) && isLedger(record) && version !== undefined)
-        documents.set(id, { version, record });
+    for (const { id, confirmed, after } of proven.parts) {
+      if (!fresh.includes(id) && isLedger(after))
+        documents.set(id, { version: confirmed.version, record: after });
     }
     happened(proven);
   }
@@ -281,7 +281,7 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
   function happened(attempt: Attempt): void {
     pace.recovered();
     // A check stamps nothing, so it renews nothing.
-    for (const id of attempt.records.keys()) renewals.delete(id);
+    for (const { id, after } of attempt.parts) if (after !== undefined) renewals.delete(id);
     const now = session.now();
     const isLate = now >= attempt.moment.holdUntilMs;
     const isUnsound = isLate || wasDecidedByWrongTime(attempt, now, runtime.monotonicMs());
@@ -289,20 +289,20 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
       const { task } = result;
       if (task.state === "answered") continue;
       if (result.threw) {
-        line.answer(task, () => task.reject(result.error));
+        line.reject(task, result.error);
         continue;
       }
       const { undo } = task.options;
       const isUndone = task.state === "given up" || (isUnsound && undo !== undefined);
       if (isUndone) postUndo(task.subject, undo?.(result.outcome as never));
       // A task undone for the time's sake stays in line and is decided again.
-      if (!isUndone || task.state === "given up") line.answer(task, () => task.resolve(result.outcome));
+      if (!isUndone || task.state === "given up") line.resolve(task, result.outcome);
     }
     line.dropFinished();
-    transient.clear();
-    for (const [id, after] of attempt.records) {
-      const before = attempt.documents.get(id)?.confirmed.record;
-      if (before !== undefined) surroundings.onWritten(id, before, after);
+    if (transient.size > 0) transient.clear();
+    for (const { id, confirmed, after } of attempt.parts) {
+      if (after !== undefined && confirmed.record !== undefined)
+        surroundings.onWritten(id, confirmed.record, after);
     }
   }
 
@@ -388,8 +388,10 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
 
 /** Adds documents to those of an attempt: all of them, or none if there is no room for all. */
 function want(ids: string[], wanted: readonly string[]): void {
-  const fresh = wanted.filter((id) => !ids.includes(id));
-  if (ids.length + fresh.length <= MAX_DOCUMENTS) ids.push(...fresh);
+  let fresh = 0;
+  for (const id of wanted) if (!ids.includes(id)) fresh += 1;
+  if (fresh === 0 || ids.length + fresh > MAX_DOCUMENTS) return;
+  for (const id of wanted) if (!ids.includes(id)) ids.push(id);
 }
 
 function holdsUnder(name: string, record: AnyRecord | undefined): boolean {

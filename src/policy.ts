@@ -76,11 +76,14 @@ export function evaluateArrival(
   now: number,
   rules: readonly Rule[] = [],
 ): PolicyOutcome {
-  const early = rules.filter(({ needsModel }) => needsModel !== true);
   return outcome(
     judgeArrival(documents, facts, latestTime(documents, now)) ??
-      judgeRules(early, documents.key, facts, now),
+      judgeRules(rules.length === 0 ? rules : rules.filter(isEarly), documents.key, facts, now),
   );
+}
+
+function isEarly({ needsModel }: Rule): boolean {
+  return needsModel !== true;
 }
 
 function judgeArrival({ key, account }: Documents, facts: Facts, latest: number): Reason | undefined {
@@ -93,8 +96,10 @@ function judgeArrival({ key, account }: Documents, facts: Facts, latest: number)
   );
 }
 
+const ALLOWED: PolicyOutcome = Object.freeze({ allowed: true });
+
 function outcome(refused: Reason | Refusal | undefined): PolicyOutcome {
-  if (refused === undefined) return { allowed: true };
+  if (refused === undefined) return ALLOWED;
   return { allowed: false, refusal: typeof refused === "string" ? refuse(refused) : refused };
 }
 
@@ -116,11 +121,11 @@ function judgeSecret(
   now: number,
 ): Reason | undefined {
   if (digests === undefined) return undefined;
-  const live = secrets.some(
-    ({ digest, endsAtMs }) =>
-      (endsAtMs === null || now < endsAtMs) && digests.some((presented) => sameDigest(presented, digest)),
-  );
-  return live ? undefined : "key_unknown";
+  for (const { digest, endsAtMs } of secrets) {
+    if (endsAtMs !== null && now >= endsAtMs) continue;
+    for (const presented of digests) if (sameDigest(presented, digest)) return undefined;
+  }
+  return "key_unknown";
 }
 
 function judgeState({ policy }: KeyRecord, now: number): Reason | undefined {
@@ -147,7 +152,8 @@ function judgeAddress({ policy }: KeyRecord, address: Facts["address"]): Reason 
   return parsed !== undefined && inRanges(rangesOf(allowedIps), parsed) ? undefined : "address_not_allowed";
 }
 
-function judgeScopes({ policy }: KeyRecord, required: Facts["scopes"] = []): Reason | undefined {
+function judgeScopes({ policy }: KeyRecord, required: Facts["scopes"]): Reason | undefined {
+  if (required === undefined) return undefined;
   const { scopes = [] } = policy;
   return required.every((scope) => scopes.includes(scope)) ? undefined : "scope_missing";
 }
@@ -158,8 +164,10 @@ function judgeRules(
   facts: Facts,
   now: number,
 ): Refusal | undefined {
-  const refusing = rules.find((rule) => !isAllowedBy(rule, record, facts, now));
-  return refusing === undefined ? undefined : refuse("rule_refused", { rule: refusing.name });
+  for (const rule of rules) {
+    if (!isAllowedBy(rule, record, facts, now)) return refuse("rule_refused", { rule: rule.name });
+  }
+  return undefined;
 }
 
 /** Skipping a rule that fails would let through what it was made to stop. */

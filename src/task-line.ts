@@ -17,6 +17,8 @@ export interface Task {
   readonly ids: SubjectIds;
   readonly step: Step<unknown>;
   readonly options: StepOptions<never>;
+  /** Higher than that of those that came before. */
+  readonly turn: number;
   readonly deadlineMs: number;
   readonly resolve: (outcome: unknown) => void;
   readonly reject: (error: unknown) => void;
@@ -30,12 +32,13 @@ export interface Task {
 export interface TaskLine {
   add<T>(subject: Subject, step: Step<T>, options: StepOptions<T>): Promise<T | undefined>;
   waiting(): readonly Task[];
-  /** Those that need not wait any longer at a time of the process's own clock. */
-  due(timeMs: number): readonly Task[];
+  /** That of the task that came last. */
+  lastTurn(): number;
   /** How long until one is due. */
   dueInMs(): number;
   /** Tells whoever still waits, once. */
-  answer(task: Task, reply: () => void): void;
+  resolve(task: Task, outcome: unknown): void;
+  reject(task: Task, error: unknown): void;
   /** Whoever waits learns that it is not known. It may still turn out to have been written. */
   giveUp(task: Task, error: unknown): void;
   /** Gives up what has waited too long. */
@@ -53,17 +56,20 @@ const MAX_BACKOFF_MS = 5_000;
 
 export function taskLine(runtime: Runtime, storeTimeoutMs: number): TaskLine {
   let waiting: Task[] = [];
+  let lastTurn = 0;
   /** How many of them nobody waits for any longer. */
   let finished = 0;
 
   function add<T>(subject: Subject, step: Step<T>, options: StepOptions<T>): Promise<T | undefined> {
     if (!options.isFact && waiting.length >= MAX_WAITING) return Promise.reject(overloaded());
     const { promise, resolve, reject } = withResolvers<T | undefined>();
+    lastTurn += 1;
     waiting.push({
       subject,
       ids: idsOf(subject),
       step,
       options: options as StepOptions<never>,
+      turn: lastTurn,
       deadlineMs: options.isFact ? Number.POSITIVE_INFINITY : runtime.monotonicMs() + storeTimeoutMs,
       resolve: resolve as (outcome: unknown) => void,
       reject,
@@ -74,11 +80,16 @@ export function taskLine(runtime: Runtime, storeTimeoutMs: number): TaskLine {
     return promise;
   }
 
-  function answer(task: Task, reply: () => void): void {
-    if (task.state === "waiting") {
-      reply();
-      finished += 1;
-    }
+  function resolve(task: Task, outcome: unknown): void {
+    if (task.state === "waiting") finished += 1;
+    // Whoever was given up does not hear it.
+    task.resolve(outcome);
+    task.state = "answered";
+  }
+
+  function reject(task: Task, error: unknown): void {
+    if (task.state === "waiting") finished += 1;
+    task.reject(error);
     task.state = "answered";
   }
 
@@ -91,14 +102,14 @@ export function taskLine(runtime: Runtime, storeTimeoutMs: number): TaskLine {
 
   function dropFinished(): void {
     if (finished === 0) return;
+    waiting = finished === waiting.length ? [] : waiting.filter(({ state }) => state === "waiting");
     finished = 0;
-    waiting = waiting.filter(({ state }) => state === "waiting");
   }
 
   return {
     add,
     waiting: () => waiting,
-    due: (timeMs) => waiting.filter(({ resumeAtMs }) => resumeAtMs <= timeMs),
+    lastTurn: () => lastTurn,
     dueInMs() {
       // What never had to be postponed is due at any time.
       const isDue = waiting.some(({ resumeAtMs }) => resumeAtMs === 0);
@@ -106,7 +117,8 @@ export function taskLine(runtime: Runtime, storeTimeoutMs: number): TaskLine {
       const first = waiting.reduce((least, { resumeAtMs }) => Math.min(least, resumeAtMs), Infinity);
       return first - runtime.monotonicMs();
     },
-    answer,
+    resolve,
+    reject,
     giveUp,
     giveUpLate(timeMs) {
       for (const task of waiting) if (task.deadlineMs <= timeMs) giveUp(task, tooLate(storeTimeoutMs));

@@ -1,4 +1,4 @@
-import type { Composed, Confirmed, Moment, Swept } from "./attempt.js";
+import { type Composed, type Confirmed, type Moment, partOf } from "./attempt.js";
 import type { AnyRecord } from "./document-schemas.js";
 import { type DayTally, isLedger, type Ledger } from "./documents.js";
 import { mayBeForgotten } from "./expiry.js";
@@ -7,11 +7,8 @@ import type { Task } from "./task-line.js";
 /** One try to write a group, with everything needed to recognise later whether it happened. */
 export interface Attempt extends Omit<Composed<Task>, "tallied"> {
   readonly moment: Moment;
-  readonly seq: number;
   /** By the process's own clock. */
   readonly preparedAtMs: number;
-  /** What it was decided on. */
-  readonly documents: ReadonlyMap<string, Swept>;
   readonly tallies: ReadonlyMap<string, DayTally>;
 }
 
@@ -56,14 +53,14 @@ export function unansweredAttempts(anchorId: string): Unanswered {
       attempts = [...attempts, attempt];
     },
     clear() {
-      attempts = [];
+      if (attempts.length > 0) attempts = [];
     },
     // Its absence proves that it was never written, unless it may have been forgotten since.
     mayHaveNamed: (node, id, ledger) =>
       attempts.some(
-        ({ moment, records }) =>
+        ({ moment, parts }) =>
           moment.node === node &&
-          hasEntry(records.get(id), node) &&
+          hasEntry(partOf(parts, id)?.after, node) &&
           mayBeForgotten(ledger, moment.holdUntilMs),
       ),
     decide(anchor) {
@@ -74,7 +71,7 @@ export function unansweredAttempts(anchorId: string): Unanswered {
         return NOTHING;
       }
       // Until the version has passed the one an attempt expects, its absence proves nothing: it may still arrive.
-      if (attempts.every(({ documents }) => versionOf(documents, anchorId) >= anchor.version)) return NOTHING;
+      if (attempts.every(({ parts }) => versionOf(parts, anchorId) >= anchor.version)) return NOTHING;
       const decided = attempts;
       attempts = [];
       const record = anchor.record as Ledger;
@@ -103,8 +100,8 @@ export function wasDecidedByWrongTime(
   return passedMs < elapsedMs - MAX_CLOCK_ERROR_MS || passedMs > 2 * elapsedMs + MAX_CLOCK_ERROR_MS;
 }
 
-function versionOf(documents: Attempt["documents"], id: string): number {
-  return documents.get(id)?.confirmed.version ?? 0;
+function versionOf(parts: Attempt["parts"], id: string): number {
+  return partOf(parts, id)?.confirmed.version ?? 0;
 }
 
 function hasEntry(record: AnyRecord | undefined, node: string): boolean {

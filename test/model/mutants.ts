@@ -13,7 +13,7 @@ function answerFirst(condition: string): string {
     "      const outcome = result.threw ? undefined : (result.outcome as { answer?: { allowed: boolean } });",
     "      const answer = outcome?.answer;",
     `      if (answer !== undefined && ${condition})`,
-    "        line.answer(result.task, () => result.task.resolve(outcome));",
+    "        line.resolve(result.task, outcome);",
     "    }",
     COMPOSED,
   ].join("\n");
@@ -35,7 +35,7 @@ export const MUTANTS: readonly Mutant<Profile>[] = [
   {
     name: "an unanswered attempt counts as lost before the version has passed",
     file: "unanswered.ts",
-    find: "if (attempts.every(({ documents }) => versionOf(documents, anchorId) >= anchor.version)) return NOTHING;",
+    find: "if (attempts.every(({ parts }) => versionOf(parts, anchorId) >= anchor.version)) return NOTHING;",
     replace: "",
     profiles: ["lossy", "outages"],
     caughtBy: [...BOOKS, "allowances-are-held", "documents-are-sound", "edits-are-stored"],
@@ -101,7 +101,7 @@ export const MUTANTS: readonly Mutant<Profile>[] = [
     replace:
       "    pace.lost();\n" +
       "    for (const task of line.waiting())\n" +
-      "      if (task.options.isFact) line.answer(task, () => task.resolve(undefined));\n" +
+      "      if (task.options.isFact) line.resolve(task, undefined);\n" +
       "    line.dropFinished();\n",
     profiles: ["calm"],
     caughtBy: ["settle-is-stored", "no-stuck-hold"],
@@ -172,8 +172,8 @@ export const MUTANTS: readonly Mutant<Profile>[] = [
   {
     name: "ended requests stay in flight",
     file: "ledger.ts",
-    find: "live.open - 1",
-    replace: "live.open",
+    find: "open: isWhole ? open - 1 : open",
+    replace: "open",
     profiles: ["calm"],
     caughtBy: ["no-stuck-hold", "refusal-is-right", "renewed-in-time"],
   },

@@ -89,7 +89,7 @@ export const MONEY_MUTANTS: readonly MoneyMutant[] = [
   {
     name: "a credit leaves no entry",
     file: "attempt.ts",
-    find: "note(ids.entry, before.entry, after.entry);",
+    find: "note(entry, before.entry, after.entry);",
     replace: "",
     profiles: ["calm"],
     caughtBy: ["entries-apply-once"],
@@ -100,7 +100,7 @@ export const MONEY_MUTANTS: readonly MoneyMutant[] = [
     find: "writes.push(recordWrite(id, version, after as { readonly owner?: string }));",
     replace:
       "const { alerts: _, ...unnoted } = after as { readonly alerts?: unknown; readonly owner?: string };\n" +
-      "    writes.push(recordWrite(id, version, unnoted));",
+      "    writes.push(recordWrite(id, version, unnoted as never));",
     profiles: ["calm", "lossy"],
     caughtBy: ["alerts-are-told-once", "alerts-are-noted", "alerts-are-kept"],
   },
@@ -115,15 +115,15 @@ export const MONEY_MUTANTS: readonly MoneyMutant[] = [
   {
     name: "a settlement is booked in the key alone",
     file: "settle.ts",
-    find: "key), ...(account && { account }) };",
-    replace: "key), ...(account && { account: released.account as typeof account }) };",
+    find: "  return { key, account };\n}\n\n/**\n * Brings",
+    replace: "  return { key, account: released.account as typeof account };\n}\n\n/**\n * Brings",
     profiles: ["calm"],
     caughtBy: ["booked-on-both"],
   },
   {
     name: "the account is checked and not marked by what changes a key alone",
     file: "attempt.ts",
-    find: "touch(changed, anchorId, documents);",
+    find: "touch(parts, anchorId);",
     replace: "",
     profiles: ["lossy", "crashes"],
     caughtBy: ["no-stuck-hold", "alerts-are-told-once", "settle-is-stored", "edits-are-stored"],
@@ -159,7 +159,7 @@ export const MONEY_MUTANTS: readonly MoneyMutant[] = [
     replace:
       "    for (const result of composed.results) {\n" +
       "      const outcome = result.threw ? undefined : (result.outcome as { answer?: { allowed: boolean } });\n" +
-      "      if (outcome?.answer?.allowed) line.answer(result.task, () => result.task.resolve(outcome));\n" +
+      "      if (outcome?.answer?.allowed) line.resolve(result.task, outcome);\n" +
       "    }\n" +
       "    const tallies = counts.take(composed.tallied);",
     profiles: ["calm"],
