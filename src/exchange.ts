@@ -88,13 +88,20 @@ export async function passExchange<R>(guard: Guard<R>, exchange: Exchange<R>): P
   for (const [name, value] of Object.entries(headers)) setHeader(name, value);
   if (end === undefined) return marks;
   const endMeter = meter && meterResponse(response, meter);
-  const over = (how: AnswerEnd): void => {
+  followResponse(response, (how) => {
     endMeter?.();
+    end(how);
+  });
+  return marks;
+}
+
+/** Tells how the answer ended, also if it is over already; possibly more than once, of which the first counts. */
+export function followResponse(response: NodeResponse, end: (how: AnswerEnd) => void): void {
+  const over = (how: AnswerEnd): void =>
     end(response.headersSent && response.statusCode >= 400 ? "failed" : how);
-  };
   response.on("finish", () => over(isAborted(response) ? "cut" : "complete"));
   response.on("close", () => over("cut"));
-  return marks;
+  if (isGone(response)) over("cut");
 }
 
 /**
@@ -176,8 +183,12 @@ function orGone(error: unknown): typeof CLIENT_GONE {
 }
 
 /** Whether the client is gone, or somebody else has answered, as a timeout in front of the guard may do. */
-function isTaken({ destroyed, headersSent, stream }: NodeResponse): boolean {
-  return destroyed || headersSent || stream?.destroyed === true;
+function isTaken(response: NodeResponse): boolean {
+  return response.headersSent || isGone(response);
+}
+
+function isGone({ destroyed, stream }: NodeResponse): boolean {
+  return destroyed || stream?.destroyed === true;
 }
 
 function isAborted({ stream }: NodeRequest | NodeResponse): boolean {

@@ -5,10 +5,10 @@ import { isKeystileError, KeystileError } from "./errors.js";
 import { checkGuardOptions, type GuardOptions, type ObservingOptions } from "./guard-options.js";
 import {
   type Answer,
+  admittedHeaders,
   type ErrorForm,
   errorForm,
   newRequestId,
-  rateLimitHeaders,
   renderFault,
   renderRefusal,
   requestIdHeaders,
@@ -138,11 +138,9 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R> | Observ
             const asked = await judge(arriving, body, identified);
             const decision = await identified.admit(asked.admission);
             if (!decision.allowed) return refused(decision);
-            const told = {
-              ...rateLimitHeaders(decision.limits, gate.wire.rateLimitHeaders),
-              ...requestIdHeaders(requestId),
-            };
-            return { decision, headers: told, ...answering(method, decision, asked, options) };
+            const told = admittedHeaders(decision.limits, requestId, gate.wire.rateLimitHeaders);
+            const { meter, end } = answering(method, decision, asked, options);
+            return { decision, headers: told, meter, end };
           }),
       };
     });
@@ -152,8 +150,7 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R> | Observ
     const { request, method, url } = arriving;
     const { bytes: body, headers = arriving.headers } = read;
     const { cost = 1, tokens = 0 } = options;
-    const isAsked =
-      prices !== undefined || [options.model, cost, tokens].some((option) => typeof option === "function");
+    const isAsked = prices !== undefined || [options.model, cost, tokens].some(isFunction);
     const value = isAsked && body !== undefined ? (read.value ?? parseJsonBody(headers, body)) : undefined;
     const named = (): Admission["model"] => requestedModels({ method, url, headers, body });
     const model = options.model === undefined ? named() : options.model(request, value, named);
@@ -178,7 +175,9 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R> | Observ
   async function pass(arriving: Arriving<R>, read: ReadsBody): Promise<Answered | Passed> {
     const arrived = await arrive(arriving);
     const admitted = arrived.answer ? arrived : await arrived.admit(read);
-    return admitted.answer ? admitted : { ...admitted, marks: { keystile: admitted.decision } };
+    if (admitted.answer) return admitted;
+    const { decision, headers, meter, end } = admitted;
+    return { marks: { keystile: decision }, headers, meter, end };
   }
 
   if (options.mode === "observe") return { pass: observing(gate, arrive, options.maxWaitMs ?? 1_000) };
@@ -193,7 +192,7 @@ interface Asked {
 }
 
 async function orFault<T>(
-  { gate, ...about }: { readonly requestId: string; readonly form: ErrorForm; readonly gate: Keystile },
+  about: { readonly requestId: string; readonly form: ErrorForm; readonly gate: Keystile },
   run: () => Promise<T>,
 ): Promise<T | Answered> {
   try {
@@ -201,7 +200,7 @@ async function orFault<T>(
   } catch (error) {
     if (!isKeystileError(error)) throw error;
     const { code } = error;
-    gate.emit({ type: "request.faulted", requestId: about.requestId, code });
+    about.gate.emit({ type: "request.faulted", requestId: about.requestId, code });
     return { answer: renderFault(about), judged: { would: "fail", code, error } };
   }
 }
@@ -247,6 +246,10 @@ function isPreflight({ method, headers }: Arriving<unknown>): boolean {
 function generatesNothing({ method, url, headers }: Arriving<unknown>): boolean {
   if (method !== "POST") return headerValues(headers, "upgrade").length === 0;
   return /(?:\/count_tokens|\/input_tokens|:countTokens)(?:[?#]|$)/.test(url);
+}
+
+function isFunction(option: unknown): boolean {
+  return typeof option === "function";
 }
 
 function isBodiless(method: string): boolean {

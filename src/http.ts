@@ -93,10 +93,21 @@ export function rateLimitHeaders(
   limits: readonly LimitStatus[],
   which: Wire["rateLimitHeaders"] = "x",
 ): Record<string, string> {
-  return {
-    ...(which !== "ietf" && tightestHeaders(limits)),
-    ...(which !== "x" && policyHeaders(limits)),
-  };
+  if (which === "x") return tightestHeaders(limits);
+  if (which === "ietf") return policyHeaders(limits);
+  return { ...tightestHeaders(limits), ...policyHeaders(limits) };
+}
+
+/** For the answer to a request that was admitted: where the limits stand, and the id of the request. */
+export function admittedHeaders(
+  limits: readonly LimitStatus[],
+  requestId: string,
+  which?: Wire["rateLimitHeaders"],
+): Record<string, string> {
+  const headers = rateLimitHeaders(limits, which);
+  headers["x-request-id"] = requestId;
+  headers["request-id"] = requestId;
+  return headers;
 }
 
 /** The id of one request under the two names that SDKs look for: OpenAI's and Anthropic's. */
@@ -110,8 +121,9 @@ export function newRequestId(): string {
 }
 
 function tightestHeaders(limits: readonly LimitStatus[]): Record<string, string> {
-  const [tightest] = limits.toSorted(byTightness);
+  let [tightest] = limits;
   if (tightest === undefined) return {};
+  for (const limit of limits) if (byTightness(limit, tightest) < 0) tightest = limit;
   return {
     "X-RateLimit-Limit": String(tightest.limit),
     "X-RateLimit-Remaining": String(tightest.remaining),

@@ -42,9 +42,11 @@ export function requestedModels(parts: RequestParts): string | readonly string[]
 }
 
 function divideUrl(url: string): { readonly path: string; readonly query: string } {
-  const target = url.replace(/^[a-z][a-z\d+.-]*:\/\/[^/?#]*/i, "");
-  const [path = "", ...query] = target.split("?");
-  return { path, query: query.join("?") };
+  const target = url.startsWith("/") ? url : url.replace(/^[a-z][a-z\d+.-]*:\/\/[^/?#]*/i, "");
+  const end = target.indexOf("?");
+  return end === -1
+    ? { path: target, query: "" }
+    : { path: target.slice(0, end), query: target.slice(end + 1) };
 }
 
 /** In a body, Gemini says `models/` before the name that is in the path. */
@@ -181,6 +183,7 @@ function isTextPart({ isFile, contentType = "text/plain" }: Part): boolean {
 
 /** Reads a query or URL-encoded form. Readers disagree about what semicolons and hashes divide. */
 function readPairs(text: string, readers: ReadonlyMap<string, Reader>): readonly string[] | undefined {
+  if (text === "") return [];
   const isDisputed = /[;#]/.test(text);
   const pairs = text.split(/[&;#]/, MAX_PARTS + 1);
   if (pairs.length > MAX_PARTS) return undefined;

@@ -43,7 +43,11 @@ function isModelCollection(word: string | undefined): boolean {
   return word === "models" || word === "tunedmodels";
 }
 
+/** What most segments consist of, which decodes to itself. */
+const PLAIN = /^[\w~!$&'()*+,=:@-][\w.~!$&'()*+,=:@-]*$/;
+
 function decodePlain(segment: string): string | undefined {
+  if (PLAIN.test(segment)) return segment;
   const decoded = decodeOnce(segment);
   const isPlain = decoded
     ?.split("/")

@@ -68,8 +68,13 @@ export function keystile(
     const { raw: incoming, originalUrl: url } = request;
     const { method = "", rawHeaders: headers, socket } = incoming;
     const marks = await passExchange(guard, {
-      ...{ request, method, url, headers, address: socket.remoteAddress },
-      ...{ incoming, response: reply.raw },
+      request,
+      method,
+      url,
+      headers,
+      address: socket.remoteAddress,
+      incoming,
+      response: reply.raw,
       setHeader: (name, value) => reply.header(name, value),
       // As bytes, because Fastify completes the content type of text.
       send: ({ status, headers, body }) =>

@@ -1,6 +1,7 @@
 import type { Context, MiddlewareHandler } from "hono";
 import { type BodyEnd, followBody, readBytes } from "../body.js";
 import type { Allowed } from "../decision.js";
+import { followResponse, type NodeResponse } from "../exchange.js";
 import { createGuard, type Passed } from "../guard.js";
 import type { GuardOptions, ObservingOptions } from "../guard-options.js";
 import type { Answer } from "../http.js";
@@ -50,7 +51,7 @@ export function keystile(
 
   return async function guardRequest(c, next) {
     const { raw } = c.req;
-    const incoming = incomingOf(c);
+    const { incoming } = bindingsOf(c);
     const url = incoming?.url ?? raw.url.slice(raw.url.indexOf("/", "https://".length));
     const address = incoming?.socket?.remoteAddress;
     const arriving = { request: c, method: raw.method, url, headers: raw.headers, address };
@@ -66,27 +67,49 @@ export function keystile(
     }
 
     for (const [name, value] of Object.entries(passed.marks)) c.set(name, value);
-    // Set before the handler runs, so that they are on whatever it or an error handler answers.
-    for (const [name, value] of Object.entries(passed.headers)) c.res.headers.set(name, value);
     let answered = false;
     try {
       await next();
       answered = c.error === undefined && c.finalized && c.res.status < 400;
     } finally {
-      const ended = finish(c, gate, passed, answered).catch(ignore);
-      executionContext(c)?.waitUntil(ended);
+      // Also on what an error handler answered. Headers set earlier would make Hono copy every answer.
+      if (c.finalized) setHeaders(c, passed.headers);
+      finish(c, gate, passed, answered);
     }
     return undefined;
   };
 }
 
-/** Ends the decision when the answer is over, and resolves when nothing is left to do before a process sleeps. */
-async function finish(c: Context, gate: Keystile, passed: Passed, answered: boolean): Promise<void> {
-  // What a handler had spent when the client went away, and it failed for that, is spent.
-  const unanswered = c.req.raw.signal.aborted ? "cut" : "failed";
-  const { end } = passed;
-  end?.(answered ? await answerEnd(c, passed).catch(() => "cut" as const) : unanswered);
-  if (executionContext(c) !== undefined) await gate.flush();
+/** Sets headers, also of an answer that was fetched, which itself cannot be changed. */
+function setHeaders(c: Context, headers: Passed["headers"]): void {
+  const entries = Object.entries(headers);
+  try {
+    for (const [name, value] of entries) c.res.headers.set(name, value);
+  } catch {
+    c.res = new Response(c.res.body, c.res);
+    for (const [name, value] of entries) c.res.headers.set(name, value);
+  }
+}
+
+/** Ends the decision when the answer is over. */
+function finish(c: Context, gate: Keystile, passed: Passed, answered: boolean): void {
+  const { end = ignore, meter } = passed;
+  const { incoming, outgoing } = bindingsOf(c);
+  // Without a copy of the answer, which costs more than all the rest.
+  if (answered && incoming !== undefined && outgoing !== undefined && meter === undefined) {
+    followResponse(outgoing, end);
+    return;
+  }
+  const ended = answered ? answerEnd(c, passed).catch(() => "cut" as const) : unanswered(c);
+  const done = Promise.resolve(ended).then(end);
+  // Where processes are put to sleep between requests there is no request of Node; Hono throws if asked elsewhere.
+  const context = incoming === undefined ? executionContext(c) : undefined;
+  context?.waitUntil(done.then(() => gate.flush()).catch(ignore));
+}
+
+/** What a handler had spent when the client went away, and it failed for that, is spent. */
+function unanswered(c: Context): BodyEnd | "failed" {
+  return c.req.raw.signal.aborted ? "cut" : "failed";
 }
 
 async function answerEnd(c: Context, { meter }: Passed): Promise<BodyEnd> {
@@ -105,14 +128,18 @@ function respond({ status, headers, body }: Answer): Response {
   return new Response(body === "" ? null : body, { status, headers });
 }
 
-/** The request of Node under that of `@hono/node-server`, which alone has the URL as it was received. */
-function incomingOf(c: Context) {
-  type Incoming = {
+/** What `@hono/node-server` has under a request; its request alone has the URL as it was received. */
+interface Bindings {
+  readonly incoming?: {
     readonly url?: string;
     readonly socket?: { readonly remoteAddress?: string; readonly destroyed?: boolean };
     readonly aborted?: boolean;
   };
-  return (c.env as { readonly incoming?: Incoming } | undefined)?.incoming;
+  readonly outgoing?: NodeResponse;
+}
+
+function bindingsOf(c: Context): Bindings {
+  return (c.env as Bindings | undefined) ?? {};
 }
 
 /** Only where processes are put to sleep between requests; Hono throws elsewhere. */
