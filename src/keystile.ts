@@ -83,7 +83,9 @@ export function createKeystile(options: KeystileOptions): Keystile {
   async function close(): ReturnType<Keystile["close"]> {
     await requests.drain();
     cancelTick();
-    return { unwritten: await flush(Math.max(drainMs, storeTimeoutMs)) };
+    const unwritten = await flush(Math.max(drainMs, storeTimeoutMs));
+    session.rest();
+    return { unwritten };
   }
 
   async function flush(timeoutMs: number): Promise<number> {

@@ -17,6 +17,8 @@ export interface StoreSession {
   read(ids: readonly string[]): Promise<ReadonlyMap<string, Document>>;
   write(groups: readonly (readonly Write[])[]): Promise<readonly WriteResult[]>;
   list(query: ListQuery): ReturnType<Store["list"]>;
+  /** Leaves no timer behind, unless a call is under way. */
+  rest(): void;
 }
 
 /** Store time older than this is refreshed before it decides anything. */
@@ -38,19 +40,48 @@ export function storeSession(store: Store, runtime: Runtime, storeTimeoutMs: num
   let heardAtMs = Number.NEGATIVE_INFINITY;
   let certainAtMs = Number.NEGATIVE_INFINITY;
   let roundTripMs = 0;
+  /** What has no reply yet, the oldest first. One timer watches all, because one for each costs more than the rest of it. */
+  const open = new Set<OpenCall>();
+  let cancelWatch: (() => void) | undefined;
 
-  async function inTime<T>(invoke: () => Promise<T>): Promise<T> {
-    let cancel: (() => void) | undefined;
-    const tooLate = new Promise<never>((_, reject) => {
-      cancel = runtime.setTimer(() => reject(timedOut(storeTimeoutMs)), storeTimeoutMs);
+  function inTime<T>(invoke: () => Promise<T>): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const call: OpenCall = { untilMs: runtime.monotonicMs() + storeTimeoutMs, fail };
+      function fail(error: unknown): void {
+        open.delete(call);
+        reject(asFault(error));
+      }
+      open.add(call);
+      watch(storeTimeoutMs);
+      try {
+        invoke().then((reply) => {
+          open.delete(call);
+          resolve(reply);
+        }, fail);
+      } catch (error) {
+        fail(error);
+      }
     });
-    try {
-      return await Promise.race([invoke(), tooLate]);
-    } catch (error) {
-      throw asFault(error);
-    } finally {
-      cancel?.();
+  }
+
+  function watch(ms: number): void {
+    cancelWatch ??= runtime.setTimer(giveUpLate, ms, true);
+  }
+
+  function giveUpLate(): void {
+    cancelWatch = undefined;
+    const time = runtime.monotonicMs();
+    for (const { untilMs, fail } of open) {
+      if (untilMs <= time) fail(timedOut(storeTimeoutMs));
     }
+    const [oldest] = open;
+    if (oldest !== undefined) watch(oldest.untilMs - time);
+  }
+
+  function rest(): void {
+    if (open.size > 0) return;
+    cancelWatch?.();
+    cancelWatch = undefined;
   }
 
   async function call<T extends { readonly now: number }>(
@@ -126,7 +157,14 @@ export function storeSession(store: Store, runtime: Runtime, storeTimeoutMs: num
     read,
     write,
     list: (query) => inTime(() => store.list(query)),
+    rest,
   };
+}
+
+/** A call to the store under way. */
+interface OpenCall {
+  readonly untilMs: number;
+  readonly fail: (error: unknown) => void;
 }
 
 function isDocument(document: Document | undefined): boolean {
