@@ -1,5 +1,5 @@
 import type { Amounts, Documents } from "./documents.js";
-import { add } from "./ledger.js";
+import { add, isPurse } from "./ledger.js";
 import { roomInLimits } from "./limits.js";
 import { roomInFunds } from "./quota.js";
 import { isTokenBucket } from "./rates.js";
@@ -80,7 +80,7 @@ function partOf(amounts: Amounts, { requests, cost, tokens }: Slice): Amounts {
   const part: Record<string, number> = {};
   for (const [name, held] of Object.entries(amounts)) {
     const money = name === allowance ? first : cost - first;
-    const most = name.includes("@") ? money : isTokenBucket(name) ? tokens : requests;
+    const most = isPurse(name) ? money : isTokenBucket(name) ? tokens : requests;
     if (most > 0) part[name] = Math.min(held, most);
   }
   return part;

@@ -100,14 +100,15 @@ export function newEntry(ledger: Ledger, most: number = MAX_NODES + MAX_VISITORS
   return { seq: 0, open: 0, renewByMs: 0, held: {} };
 }
 
-/** The amounts of money; the others are of token buckets. */
+/** Whether an amount is of money; the others are of buckets, in whose names a model may have brought an "@". */
+export function isPurse(name: string): boolean {
+  return !name.includes("/");
+}
+
+/** The amounts of money. */
 export function pursesOf(amounts: Amounts): Amounts {
   const names = Object.keys(amounts);
   return names.every(isPurse) ? amounts : pick(amounts, names.filter(isPurse));
-}
-
-function isPurse(name: string): boolean {
-  return name.includes("@");
 }
 
 function pick(amounts: Amounts, names: readonly string[]): Amounts {

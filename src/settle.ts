@@ -1,7 +1,7 @@
 import type { Amounts, Cost, Documents, KeyRecord } from "./documents.js";
 import { BALANCE_PURSE, KEY_PURSE } from "./documents.js";
 import { expireHolds } from "./expiry.js";
-import { book as bookAmounts, type Found, release } from "./ledger.js";
+import { book as bookAmounts, type Found, isPurse, release } from "./ledger.js";
 import { fillBuckets } from "./limits.js";
 import { divideActual, type Shares } from "./quota.js";
 import { isTokenBucket } from "./rates.js";
@@ -163,7 +163,7 @@ function takenOf(
 ): Amounts {
   const taken: Record<string, number> = {};
   for (const name of Object.keys(share)) {
-    if (name.includes("@")) continue;
+    if (isPurse(name)) continue;
     const really = isTokenBucket(name) ? tokens : places;
     taken[name] = found === "charged" ? really - (share[name] as number) : really;
   }

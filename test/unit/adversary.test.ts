@@ -1,0 +1,66 @@
+import { describe, expect, test } from "vitest";
+import type { Allowed } from "../../src/decision.js";
+import { createKeystile, type Keystile } from "../../src/keystile.js";
+import { faultyStore, manualTime } from "./faulty-store.js";
+
+/*
+ * What an attack on the core has found, each with the attack.
+ */
+
+function presenting(secret: string): { headers: Record<string, string> } {
+  return { headers: { authorization: `Bearer ${secret}` } };
+}
+
+async function allowed(gate: Keystile, request: Parameters<Keystile["authorize"]>[0]): Promise<Allowed> {
+  const decision = await gate.authorize(request);
+  if (!decision.allowed) throw new Error(decision.refusal.reason);
+  return decision;
+}
+
+describe("a model whose name has an @, as those of Vertex have", () => {
+  const model = "claude-sonnet@20250514";
+  const limits = [{ tokens: 100, windowMs: 60_000, per: "model" as const }];
+
+  test("is limited in tokens like any other", async () => {
+    const time = manualTime();
+    const gate = createKeystile({ store: faultyStore(time.store.now), runtime: time.runtime });
+    const { secret } = await gate.keys.issue({ limits });
+    const first = await allowed(gate, { ...presenting(secret), model, tokens: 60 });
+    await first.settle(1, { inputTokens: 60, outputTokens: 0 });
+    expect(await gate.authorize({ ...presenting(secret), model, tokens: 60 })).toMatchObject({
+      refusal: { reason: "rate_limited" },
+    });
+  });
+
+  test("is counted and no money when its process died", async () => {
+    const time = manualTime();
+    const store = faultyStore(time.store.now);
+    const dying = createKeystile({ store, runtime: time.runtime });
+    const { secret, key } = await dying.keys.issue({ limits: [{ ...limits[0], tokens: 1e9 }] as never });
+    await allowed(dying, { ...presenting(secret), model, tokens: 60 });
+    store.onCall = () => "hangs before";
+    await time.advance(70_000);
+    store.onCall = () => undefined;
+    const gate = createKeystile({ store, runtime: time.runtime });
+    await (await allowed(gate, { ...presenting(secret), model })).settle();
+    const [document] = (await store.read([`key:${key.id}`])).documents;
+    expect(document?.body).toMatchObject({ used: { "key@0": 2 } });
+    expect(Object.keys((document?.body as { used: object }).used)).toEqual(["key@0"]);
+  });
+
+  test("takes its place in a limit on requests by a lease, too", async () => {
+    const time = manualTime();
+    const gate = createKeystile({ store: faultyStore(time.store.now), runtime: time.runtime, leases: true });
+    const { secret, key } = await gate.keys.issue({
+      limits: [{ requests: 1_000, windowMs: 3_600_000, per: "model" }],
+    });
+    for (let n = 0; n < 20; n += 1) {
+      const { settle } = await allowed(gate, { ...presenting(secret), model });
+      void settle();
+    }
+    await gate.flush();
+    const another = await allowed(gate, { ...presenting(secret), model });
+    expect(another.limits).toMatchObject([{ remaining: 1_000 - 21 }]);
+    expect((await gate.keys.get(key.id))?.quota).toMatchObject({ used: 20 });
+  });
+});
