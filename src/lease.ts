@@ -68,10 +68,16 @@ export function cut(
     part: { ...reservation, key, account, isWhole: false },
     rest: {
       ...reservation,
-      key: add(reservation.key, key, -1),
-      account: add(reservation.account, account, -1),
+      key: without(reservation.key, key),
+      account: without(reservation.account, account),
     },
   };
+}
+
+/** Buckets stay, also empty: what requests took goes into those that their reservation names. */
+function without(amounts: Amounts, part: Amounts): Amounts {
+  const buckets = Object.keys(amounts).filter((name) => !isPurse(name));
+  return { ...Object.fromEntries(buckets.map((name) => [name, 0])), ...add(amounts, part, -1) };
 }
 
 function partOf(amounts: Amounts, { requests, cost, tokens }: Slice): Amounts {
@@ -81,7 +87,7 @@ function partOf(amounts: Amounts, { requests, cost, tokens }: Slice): Amounts {
   for (const [name, held] of Object.entries(amounts)) {
     const money = name === allowance ? first : cost - first;
     const most = isPurse(name) ? money : isTokenBucket(name) ? tokens : requests;
-    if (most > 0) part[name] = Math.min(held, most);
+    if (most > 0 || !isPurse(name)) part[name] = Math.min(held, most);
   }
   return part;
 }

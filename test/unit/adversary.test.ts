@@ -1,6 +1,8 @@
 import { describe, expect, test } from "vitest";
 import type { Allowed } from "../../src/decision.js";
+import { parseKeyRecord } from "../../src/document-schemas.js";
 import { createKeystile, type Keystile } from "../../src/keystile.js";
+import type { Usage } from "../../src/usage.js";
 import { faultyStore, manualTime } from "./faulty-store.js";
 
 /*
@@ -17,6 +19,10 @@ async function allowed(gate: Keystile, request: Parameters<Keystile["authorize"]
   return decision;
 }
 
+function usageOf(inputTokens: number): Usage {
+  return { inputTokens, outputTokens: 0, cachedInputTokens: 0, cacheWriteTokens: 0, reasoningTokens: 0 };
+}
+
 describe("a model whose name has an @, as those of Vertex have", () => {
   const model = "claude-sonnet@20250514";
   const limits = [{ tokens: 100, windowMs: 60_000, per: "model" as const }];
@@ -26,7 +32,7 @@ describe("a model whose name has an @, as those of Vertex have", () => {
     const gate = createKeystile({ store: faultyStore(time.store.now), runtime: time.runtime });
     const { secret } = await gate.keys.issue({ limits });
     const first = await allowed(gate, { ...presenting(secret), model, tokens: 60 });
-    await first.settle(1, { inputTokens: 60, outputTokens: 0 });
+    await first.settle(1, usageOf(60));
     expect(await gate.authorize({ ...presenting(secret), model, tokens: 60 })).toMatchObject({
       refusal: { reason: "rate_limited" },
     });
@@ -44,8 +50,7 @@ describe("a model whose name has an @, as those of Vertex have", () => {
     const gate = createKeystile({ store, runtime: time.runtime });
     await (await allowed(gate, { ...presenting(secret), model })).settle();
     const [document] = (await store.read([`key:${key.id}`])).documents;
-    expect(document?.body).toMatchObject({ used: { "key@0": 2 } });
-    expect(Object.keys((document?.body as { used: object }).used)).toEqual(["key@0"]);
+    expect(document && parseKeyRecord(document).used).toEqual({ "key@0": 2 });
   });
 
   test("takes its place in a limit on requests by a lease, too", async () => {
@@ -62,5 +67,27 @@ describe("a model whose name has an @, as those of Vertex have", () => {
     const another = await allowed(gate, { ...presenting(secret), model });
     expect(another.limits).toMatchObject([{ remaining: 1_000 - 21 }]);
     expect((await gate.keys.get(key.id))?.quota).toMatchObject({ used: 20 });
+  });
+});
+
+describe("a limit in tokens, by a lease of requests without an estimate", () => {
+  test.each([
+    ["a number", undefined],
+    ["by fund", { subscription: 1, balance: 1 }],
+  ])("counts what they took; their cost is %s", async (_, cost) => {
+    const time = manualTime();
+    const gate = createKeystile({ store: faultyStore(time.store.now), runtime: time.runtime, leases: true });
+    const { secret } = await gate.keys.issue({ limits: [{ tokens: 1_000_000, windowMs: 3_600_000 }] });
+    for (let n = 0; n < 20; n += 1) {
+      const { settle } = await allowed(gate, presenting(secret));
+      void settle(cost, usageOf(n < 4 ? 0 : 1_000));
+      // Often enough that a lease ends and another one begins.
+      await time.advance(n % 3 === 0 ? 600 : 1);
+    }
+    await gate.flush();
+    const [limit] = (await gate.describe(secret))?.limits ?? [];
+    const drained = 5_000;
+    expect(limit?.remaining).toBeGreaterThanOrEqual(1_000_000 - 16_000);
+    expect(limit?.remaining).toBeLessThan(1_000_000 - 16_000 + drained);
   });
 });
