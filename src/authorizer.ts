@@ -112,10 +112,15 @@ export function authorizer(
     assertOpen();
     const { headers, address: peer, method, url, scopes } = arrival;
     const address = addressOf(peer, headers);
-    const counted = countAddress?.(address, session.now());
+    // By the process's own clock: the store's is not known before it was heard, and may be set.
+    const timeMs = Math.floor(runtime.monotonicMs());
+    const counted = countAddress?.(address, timeMs);
     if (counted !== undefined && counted.waitMs > 0) {
       const refusal = refuse("address_rate_limited", { retryAfterMs: counted.waitMs });
-      return refused(refusal, { limits: [counted.status] });
+      const resetAtMs = counted.status.resetAtMs - timeMs + session.now();
+      return refused(refusal, {
+        limits: Number.isFinite(resetAtMs) ? [{ ...counted.status, resetAtMs }] : [],
+      });
     }
 
     const credential = readCredential(headers, credentials, url);

@@ -91,3 +91,32 @@ describe("a limit in tokens, by a lease of requests without an estimate", () => 
     expect(limit?.remaining).toBeLessThan(1_000_000 - 16_000 + drained);
   });
 });
+
+describe("a limit per address", () => {
+  test("drains also of requests that came before the store was first heard", async () => {
+    const time = manualTime();
+    const addressLimit = { requests: 2, windowMs: 1_000 };
+    const gate = createKeystile({
+      store: faultyStore(time.store.now),
+      runtime: time.runtime,
+      addressLimit,
+    });
+    const ask = async () => {
+      const decision = await gate.authorize({ headers: {}, address: "192.0.2.1" });
+      return decision.allowed ? undefined : decision;
+    };
+    for (let n = 0; n < 2; n += 1) expect((await ask())?.refusal.reason).toBe("credential_missing");
+    expect(await ask()).toMatchObject({
+      refusal: { reason: "address_rate_limited", retryAfterMs: 500 },
+      limits: [],
+    });
+    await gate.keys.list();
+    expect(await ask()).toMatchObject({
+      refusal: { reason: "address_rate_limited", retryAfterMs: 500 },
+      limits: [{ remaining: 0, resetAtMs: time.store.now() + 1_000 }],
+    });
+    await time.advance(1_000);
+    for (let n = 0; n < 2; n += 1) expect((await ask())?.refusal.reason).toBe("credential_missing");
+    expect((await ask())?.refusal.reason).toBe("address_rate_limited");
+  });
+});
