@@ -151,7 +151,7 @@ export function compose<K>(input: Composition<K>): Composed<K> {
         after = withTally(after, mergeDays(today, tally));
         tallied.push(id);
       }
-      if (closed !== undefined) closings.push(closing(id, after, closed, input.days));
+      if (closed !== undefined) closings.push(...closing(id, after, closed, input.days));
     }
     if (isLedger(after)) {
       const proof = stamp(renewed(after, input.formerNodes, moment), moment, seq, id === anchorId);
@@ -290,16 +290,20 @@ function renewed<L extends Ledger>(ledger: L, names: ReadonlySet<string>, { hold
   return sum;
 }
 
-/** Moves a day that is over out of its key. It cannot be there yet; if it is, after all, they are one. */
+/**
+ * Moves a day that is over out of its key. It cannot be there yet; if it is, after all, they are one. One that is there and
+ * cannot be read stays as it is: reports tell of it, and access and money do not depend on it.
+ */
 function closing(
   id: string,
   { owner, account }: KeyRecord,
   day: DayTally,
   days: Composition<unknown>["days"],
-): Write {
+): readonly Write[] {
   const keyId = id.slice(id.indexOf(":") + 1);
   const usageId = usageDocumentId(keyId, day.day);
   const there = days.get(usageId);
+  if (there !== undefined && there.version > 0 && there.record === undefined) return [];
   const merged = there?.record === undefined ? day : mergeDays(there.record as UsageRecord, day);
   const record: UsageRecord & { readonly owner?: string } = {
     format: FORMAT,
@@ -309,5 +313,5 @@ function closing(
     day: merged.day,
     models: merged.models,
   };
-  return recordWrite(usageId, there?.version ?? 0, record);
+  return [recordWrite(usageId, there?.version ?? 0, record)];
 }

@@ -225,6 +225,9 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
         documents.delete(id);
         transient.delete(id);
         renewals.delete(id);
+        // Nobody needs a day that is over: what cannot be read is left alone, and the key goes on without it.
+        const unreadable = id.startsWith("usage:") ? found.get(id) : undefined;
+        if (unreadable !== undefined) transient.set(id, { version: unreadable.version, record: undefined });
         for (const task of line.waiting()) if (task.ids.all.includes(id)) line.postpone(task, error);
         line.dropFinished();
       }

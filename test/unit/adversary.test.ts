@@ -120,3 +120,26 @@ describe("a limit per address", () => {
     expect((await ask())?.refusal.reason).toBe("address_rate_limited");
   });
 });
+
+describe("a corrupt document of a day that is over", () => {
+  test("holds up neither the key nor its revocation, and stays as it is", async () => {
+    const time = manualTime();
+    const store = faultyStore(time.store.now);
+    const gate = createKeystile({ store, runtime: time.runtime });
+    const { secret, key } = await gate.keys.issue({ quota: 100 });
+    await (await allowed(gate, presenting(secret))).settle();
+    const id = `usage:${key.id}.2025-01-15`;
+    await store.write([[{ id, expected: 0, set: { broken: true } }]]);
+    await time.advance(86_400_000);
+    store.calls = [];
+    const decision = await allowed(gate, presenting(secret));
+    await decision.settle();
+    expect(store.calls.length).toBeLessThan(6);
+    expect((await gate.keys.get(key.id))?.quota).toMatchObject({ used: 2, held: 0 });
+    expect((await gate.usage.query({ keyId: key.id })).unreadable).toEqual([
+      { keyId: key.id, day: "2025-01-15" },
+    ]);
+    expect((await store.read([id])).documents).toMatchObject([{ body: { broken: true } }]);
+    expect((await gate.keys.revoke(key.id)).state).toBe("revoked");
+  });
+});
