@@ -17,7 +17,8 @@ import {
   type UsageRecord,
   usageDocumentId,
 } from "./documents.js";
-import { fitted } from "./fitting.js";
+import { isKeystileError } from "./errors.js";
+import { fitted, MAX_BYTES_OF_DECISIONS, MAX_DOCUMENT_BYTES } from "./fitting.js";
 import { newEntry, withNode } from "./ledger.js";
 import { sweepAccount, sweepKey } from "./settle.js";
 import type { Write } from "./store.js";
@@ -100,6 +101,14 @@ export type Result<K> =
   | { readonly task: K; readonly threw: false; readonly outcome: unknown }
   | { readonly task: K; readonly threw: true; readonly error: unknown };
 
+/** What is known of a task here. */
+interface Composable {
+  readonly ids: SubjectIds;
+  readonly step: Step<unknown>;
+  /** Only decisions about requests can be undone, and they alone fill a document. */
+  readonly options: { readonly undo?: unknown };
+}
+
 export interface Composition<K> {
   /** The document that is written with every change, and so proves that it happened. */
   readonly anchorId: string;
@@ -107,7 +116,7 @@ export interface Composition<K> {
   readonly parts: readonly Part[];
   /** Closed days that are there already. */
   readonly days: ReadonlyMap<string, Confirmed>;
-  readonly tasks: readonly (K & { readonly ids: SubjectIds; readonly step: Step<unknown> })[];
+  readonly tasks: readonly (K & Composable)[];
   readonly moment: Moment;
   /** Other names under which this process holds something of the documents. */
   readonly formerNodes: ReadonlySet<string>;
@@ -121,9 +130,44 @@ export interface Composition<K> {
   readonly thresholds: Thresholds;
 }
 
-/** Runs every task on the records as the tasks before it left them, and composes the group that makes them true. */
+/**
+ * Runs every task on the records as the tasks before it left them, and composes the group that makes them true.
+ *
+ * Where a document gets too long, decisions about requests make way: what ends requests, or changes a key, is written
+ * without them, and has room that they may not take. Else whoever holds a key could keep it from being revoked.
+ */
 export function compose<K>(input: Composition<K>): Composed<K> {
-  const { anchorId, parts, tasks, moment } = input;
+  let { tasks } = input;
+  const refused: Result<K>[] = [];
+  for (;;) {
+    let longest = "";
+    try {
+      const composed = composeTasks(input, tasks, (id) => {
+        longest = id;
+      });
+      return refused.length === 0 ? composed : { ...composed, results: [...composed.results, ...refused] };
+    } catch (error) {
+      const isInTheWay = (task: Composable) => isDecisionOn(longest, task);
+      const full = tasks.filter(isInTheWay);
+      if (full.length === 0 || !isKeystileError(error) || error.code !== "document_full") throw error;
+      refused.push(...full.map((task) => ({ task, threw: true, error }) as const));
+      tasks = tasks.filter((task) => !isInTheWay(task));
+      for (const part of input.parts) part.after = undefined;
+    }
+  }
+}
+
+function isDecisionOn(id: string, { ids, options }: Composable): boolean {
+  return options.undo !== undefined && ids.all.includes(id);
+}
+
+/** @param onFit called with the id of each document before it is made to fit */
+function composeTasks<K>(
+  input: Composition<K>,
+  tasks: Composition<K>["tasks"],
+  onFit: (id: string) => void,
+): Composed<K> {
+  const { anchorId, parts, moment } = input;
   const results = tasks.map((task): Result<K> => run(task, parts, moment));
   for (const id of input.renewals) touch(parts, id);
   if (!input.mustWrite && parts.every(({ after }) => after === undefined)) {
@@ -155,8 +199,10 @@ export function compose<K>(input: Composition<K>): Composed<K> {
     }
     if (isLedger(after)) {
       const proof = stamp(renewed(after, input.formerNodes, moment), moment, seq, id === anchorId);
+      onFit(id);
       after = fitted(
         before === undefined ? proof : claimAlerts(before as KeyRecord, proof as KeyRecord, input.thresholds),
+        () => (tasks.some((task) => isDecisionOn(id, task)) ? MAX_BYTES_OF_DECISIONS : MAX_DOCUMENT_BYTES),
       );
     }
     part.after = after;

@@ -222,12 +222,10 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
         adoptOne(id, found.get(id), versions.get(id) ?? 0);
       } catch (error) {
         // A document that cannot be read holds up those who need it, and nobody else.
-        documents.delete(id);
-        transient.delete(id);
-        renewals.delete(id);
+        for (const known of [documents, transient, renewals]) known.delete(id);
         // Nobody needs a day that is over: what cannot be read is left alone, and the key goes on without it.
-        const unreadable = id.startsWith("usage:") ? found.get(id) : undefined;
-        if (unreadable !== undefined) transient.set(id, { version: unreadable.version, record: undefined });
+        const { version = 0 } = found.get(id) ?? {};
+        if (id.startsWith("usage:")) transient.set(id, { version, record: undefined });
         for (const task of line.waiting()) if (task.ids.all.includes(id)) line.postpone(task, error);
         line.dropFinished();
       }

@@ -143,3 +143,56 @@ describe("a corrupt document of a day that is over", () => {
     expect((await gate.keys.revoke(key.id)).state).toBe("revoked");
   });
 });
+
+describe("a document that a client keeps full, with the longest names of models in many requests", () => {
+  // A control character takes six bytes of JSON.
+  const modelOf = (n: number, length = 64): string =>
+    String.fromCharCode(1 + (n % 25), 1 + Math.floor(n / 25)).padEnd(length, "\u0001");
+
+  async function fullKey() {
+    const time = manualTime();
+    const store = faultyStore(time.store.now);
+    const [one, other] = [0, 1].map(() => createKeystile({ store, runtime: time.runtime })) as [
+      Keystile,
+      Keystile,
+    ];
+    const { secret, key } = await one.keys.issue({
+      limits: [{ tokens: 1_000_000, windowMs: 60_000, per: "model" }],
+    });
+    const open: Allowed[] = [];
+    const faults: unknown[] = [];
+    async function hold(gate: Keystile, model: string): Promise<void> {
+      const decision = await gate.authorize({ ...presenting(secret), model, tokens: 1 }).catch((fault) => {
+        faults.push(fault.code);
+      });
+      if (decision?.allowed) open.push(decision);
+    }
+    for (const gate of [one, other]) for (let n = 0; n < 64; n += 1) await hold(gate, modelOf(n));
+    for (let length = 63; length > 2; length -= 1) await hold(other, modelOf(62, length));
+    return { time, store, one, other, secret, key, open, faults };
+  }
+
+  test("is a fault for further requests, and neither for its operator nor for the end of others", async () => {
+    const { store, time, one, secret, key, open, faults } = await fullKey();
+    expect(new Set(faults)).toEqual(new Set(["document_full"]));
+    const operator = createKeystile({ store, runtime: time.runtime });
+    await operator.keys.rotate(key.id, { graceMs: 60_000 });
+    expect((await operator.keys.disable(key.id)).state).toBe("disabled");
+    expect(await one.authorize({ ...presenting(secret), model: "a" })).toMatchObject({ allowed: false });
+    expect((await operator.keys.revoke(key.id)).state).toBe("revoked");
+    await Promise.all(open.map((decision) => decision.settle(1, usageOf(5_000))));
+    expect((await operator.keys.get(key.id))?.quota).toMatchObject({ used: open.length, held: 0 });
+  });
+
+  test("requests that do not fit hold up no end in the same write", async () => {
+    const { other, secret, open } = await fullKey();
+    const [decision] = open.slice(-1);
+    const asked = Array.from({ length: 20 }, (_, n) =>
+      other.authorize({ ...presenting(secret), model: modelOf(n + 44), tokens: 1 }),
+    );
+    const ended = decision?.settle(1, usageOf(1));
+    const answers = await Promise.allSettled(asked);
+    expect(answers.some(({ status }) => status === "rejected")).toBe(true);
+    await ended;
+  });
+});
