@@ -65,7 +65,7 @@ export function evaluatePolicy(
   return outcome(
     judgeArrival(documents, facts, latestTime(documents, now)) ??
       judgeRules(rules, key, facts, now) ??
-      judgeModel(key, facts.model),
+      judgeModel(documents, facts.model),
   );
 }
 
@@ -183,9 +183,9 @@ function isAllowedBy(rule: Rule, record: KeyRecord, facts: Facts, now: number): 
 }
 
 /** A limit per model must know the model just as a list must: else one could be had twice by hiding it. */
-function judgeModel({ policy }: KeyRecord, model: Facts["model"]): Reason | undefined {
-  const isCounted = policy.limits.some(isPerModel);
-  return judgeModels(model, policy, isCounted || undefined);
+function judgeModel({ key, account }: Documents, model: Facts["model"]): Reason | undefined {
+  const isCounted = key.policy.limits.some(isPerModel) || account?.policy.limits.some(isPerModel);
+  return judgeModels(model, key.policy, isCounted || undefined);
 }
 
 /** Parsing a list of ranges costs a hundred times what matching costs, so it is done once per list. */
