@@ -1,6 +1,6 @@
 import { decide, familiesOf, type Standing } from "./decide.js";
 import { voidingStep } from "./decision.js";
-import type { Cost, Documents, Limit } from "./documents.js";
+import type { Cost, Documents, KeyRecord, Limit } from "./documents.js";
 import type { GroupCommit, KeyStep, KeySubject } from "./group-commit.js";
 import { NO_SLICE, plus, type Slice, sliceOf, times } from "./lease.js";
 import { type LeaseGrant, type LiveLease, liveLease } from "./live-lease.js";
@@ -134,7 +134,16 @@ export function leases(
 
   function isLeasable(documents: Documents): boolean {
     // How many requests are in flight is known to all processes together only.
-    return limitsOfBoth(documents).every(isRateLimit) && (keys === undefined || keys(documents.key));
+    return limitsOfBoth(documents).every(isRateLimit) && isChosen(documents.key);
+  }
+
+  /** What throws chooses nothing: a request beside it is decided already, and would be held without an end. */
+  function isChosen(key: KeyRecord): boolean {
+    try {
+      return keys === undefined || keys(key);
+    } catch {
+      return false;
+    }
   }
 
   function trafficOf(keyId: string, time: number): Traffic {

@@ -196,3 +196,32 @@ describe("a document that a client keeps full, with the longest names of models 
     await ended;
   });
 });
+
+test("a limit per model of an account cannot be had twice by hiding the model", async () => {
+  const time = manualTime();
+  const gate = createKeystile({ store: faultyStore(time.store.now), runtime: time.runtime });
+  const account = await gate.accounts.open({ limits: [{ requests: 2, windowMs: 60_000, per: "model" }] });
+  await gate.accounts.credit(account.id, { id: "first", amount: 100 });
+  const { secret } = await gate.keys.issue({ account: account.id });
+  await allowed(gate, { ...presenting(secret), model: "m" });
+  expect(await gate.authorize({ ...presenting(secret), model: undefined })).toMatchObject({
+    refusal: { reason: "model_undetermined" },
+  });
+  // Routes without a model are no way around it.
+  expect(await gate.authorize({ ...presenting(secret), model: null })).toMatchObject({ allowed: true });
+});
+
+test("a choice of keys for leases that throws leases nothing, and leaves no request without an end", async () => {
+  const time = manualTime();
+  const keys = () => {
+    throw new Error("not this one");
+  };
+  const gate = createKeystile({
+    store: faultyStore(time.store.now),
+    runtime: time.runtime,
+    leases: { keys },
+  });
+  const { secret, key } = await gate.keys.issue({ quota: 100 });
+  for (let n = 0; n < 3; n += 1) await (await allowed(gate, presenting(secret))).settle();
+  expect((await gate.keys.get(key.id))?.quota).toMatchObject({ used: 3, held: 0 });
+});
