@@ -1,6 +1,6 @@
 import { type Address, clientAddress, namedAddress } from "./address.js";
 import { addressLimit } from "./address-limit.js";
-import { assertAmount, assertCost } from "./cost.js";
+import { assertAmount, copied, costOf } from "./cost.js";
 import { type HeaderSource, headerValues, readCredential } from "./credential.js";
 import { familiesOf, limitsOf, standingAfter, type Weighed, weigh } from "./decide.js";
 import {
@@ -181,9 +181,9 @@ export function authorizer(
 
   function identified(subject: KeySubject, documents: Documents, arrived: Presented): Identified {
     async function admit(admission: Admission = {}): Promise<Decision> {
-      const { cost = 1, tokens = 0 } = { cost: own(admission, "cost"), tokens: own(admission, "tokens") };
+      const { given = 1, tokens = 0 } = { given: own(admission, "cost"), tokens: own(admission, "tokens") };
       assertOpen();
-      assertCost(cost);
+      const cost = costOf(given);
       assertAmount(tokens, "number of tokens");
       const model = withoutAliases(own(admission, "model"));
       // Written out, as below: a spread costs more than the rest of it.
@@ -304,8 +304,10 @@ export function authorizer(
   return {
     identify,
     async authorize(request) {
+      const cost = own(request, "cost");
+      const asked = typeof cost === "object" ? { ...request, cost: copied(cost) as Cost } : request;
       const arrival = await identify(request);
-      return arrival.allowed ? arrival.admit(request) : arrival;
+      return arrival.allowed ? arrival.admit(asked) : arrival;
     },
     sweep() {
       open.settleOlderThan(requestTimeoutMs);

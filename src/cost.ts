@@ -12,6 +12,24 @@ export function assertCost(cost: unknown): asserts cost is Cost {
   }
 }
 
+/**
+ * A cost that whoever gave it can change no more: bookings run later, and again.
+ *
+ * @throws TypeError as `assertCost`
+ */
+export function costOf(given: unknown): Cost {
+  const cost = copied(given);
+  assertCost(cost);
+  return cost;
+}
+
+/** Prices by fund in an object of their own; anything else as it is. */
+export function copied(cost: unknown): unknown {
+  if (typeof cost !== "object" || cost === null) return cost;
+  const { subscription, balance } = cost as Partial<FundCosts>;
+  return Object.freeze({ subscription, balance });
+}
+
 /** @throws TypeError for token counts that are no integers from 0 to 2^53 - 1, or too many together. */
 export function assertUsage(usage: unknown): void {
   if (usage === undefined) return;

@@ -1,4 +1,4 @@
-import { assertCost, assertUsage } from "./cost.js";
+import { assertCost, assertUsage, costOf } from "./cost.js";
 import type { Granted, Standing } from "./decide.js";
 import type { Cost, Documents } from "./documents.js";
 import type { Events } from "./events.js";
@@ -105,8 +105,8 @@ export function decisions(
     let observed: { readonly cost: Cost; readonly usage?: Usage | undefined } | undefined;
     let ended: Promise<void> | undefined;
 
-    function end(outcome: Ending["outcome"], cost: Cost, usage?: Usage): Promise<void> {
-      assertCost(cost);
+    function end(outcome: Ending["outcome"], given: Cost, usage?: Usage): Promise<void> {
+      const cost = costOf(given);
       assertUsage(usage);
       if (ended === undefined) {
         open.delete(decision);
@@ -125,8 +125,8 @@ export function decisions(
       quota: standing.quota,
       canUseModel: (name) =>
         isModelAllowed(aliases.get(name) ?? name, policy.allowedModels, policy.deniedModels),
-      observe(cost, usage) {
-        assertCost(cost);
+      observe(given, usage) {
+        const cost = costOf(given);
         assertUsage(usage);
         observed = { cost, usage };
       },

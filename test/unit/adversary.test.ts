@@ -225,3 +225,35 @@ test("a choice of keys for leases that throws leases nothing, and leaves no requ
   for (let n = 0; n < 3; n += 1) await (await allowed(gate, presenting(secret))).settle();
   expect((await gate.keys.get(key.id))?.quota).toMatchObject({ used: 3, held: 0 });
 });
+
+describe("prices by fund, of one object that is used again and again", () => {
+  test.each([-500, 0, 0.5, 7])("are booked as they were given, not as %s", async (later) => {
+    const time = manualTime();
+    const gate = createKeystile({ store: faultyStore(time.store.now), runtime: time.runtime });
+    const account = await gate.accounts.open();
+    await gate.accounts.credit(account.id, { id: "first", amount: 1_000 });
+    const { secret } = await gate.keys.issue({ account: account.id });
+    const balance = async () => (await gate.accounts.get(account.id))?.balance;
+
+    const cost = { subscription: 1, balance: 10 };
+    const asked = gate.authorize({ ...presenting(secret), cost });
+    cost.balance = later;
+    expect(await asked).toMatchObject({ allowed: true, estimate: { balance: 10 } });
+    expect(await balance()).toMatchObject({ used: 0, held: 10 });
+
+    const decision = (await asked) as Allowed;
+    cost.balance = 20;
+    decision.observe(cost);
+    cost.balance = later;
+    const ended = decision.settle();
+    await ended;
+    expect(await balance()).toMatchObject({ used: 20, held: 0 });
+
+    cost.balance = 30;
+    const another = await allowed(gate, { ...presenting(secret), cost });
+    const settled = another.settle(cost);
+    cost.balance = later;
+    await settled;
+    expect(await balance()).toMatchObject({ used: 50, held: 0 });
+  });
+});
