@@ -191,8 +191,8 @@ export function accounts(
         assertNotSubscribed(record, now);
         return withSubscription(record, newSubscription(subscription, record.subscription, now));
       });
-      // Only now there is an allowance to be shown.
-      const key = issued && (await keys.get(issued.key.id));
+      // Only now there is an allowance to be shown. The subscription has begun, whether that can be read or not.
+      const key = issued && (await keys.get(issued.key.id).catch(() => undefined));
       return { ...issued, ...(key && { key }), account };
     } catch (error) {
       if (issued !== undefined) await keys.revoke(issued.key.id).catch(() => {});

@@ -20,6 +20,7 @@ import { newKeyRecord } from "./key-record.js";
 import { type KeyView, keyView } from "./key-view.js";
 import type { Settings } from "./options.js";
 import {
+  accountNeeded,
   type IssueInput,
   type PolicyInput,
   parseIssueInput,
@@ -107,6 +108,11 @@ export function keyring(
     const prefix = brought === undefined ? settings.prefixes[kind] : await prefixOf(brought);
     const secret = brought ?? generateSecret(prefix, runtime.randomBytes);
     const pays = prefix === settings.prefixes.subscription ? ("subscription" as const) : ("balance" as const);
+    // A secret made elsewhere brings its kind: that of its prefix.
+    if (pays === "subscription" && accountId === undefined) throw accountNeeded();
+    if (pays === "balance" && kind === "subscription") {
+      throw invalid("key.secret", "expected the prefix of subscription keys, as kind says");
+    }
     const keyId = newKeyId({ owner, accountId }, runtime.randomBytes);
     const shown = { digest: digestOf(secret), hint: hintOf(secret) };
     const paid = accountId === undefined ? undefined : { id: accountId, pays };
@@ -165,7 +171,13 @@ export function keyring(
         secrets: rotated(record.secrets, fresh, graceMs > 0 ? now + graceMs : DEAD, isOrphan),
       };
     });
-    await create(secretWrite(secret, keyId, before));
+    await create(secretWrite(secret, keyId, before)).catch((error: unknown) => {
+      // By now the old secret has its end, whatever became of the new one.
+      throw new KeystileError("store_unavailable", "The rotation stopped half-way. Rotate the key again.", {
+        cause: error,
+        mayHaveHappened: true,
+      });
+    });
     tell("key.rotated", keyId);
     return { secret, key };
   }

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { compileRanges } from "./address.js";
 import { DAY_MS, type Limit, type Policy, type RequestLimit } from "./documents.js";
+import type { KeystileError } from "./errors.js";
 import {
   assertSize,
   checkLimits,
@@ -105,10 +106,7 @@ export function parseIssueInput(
   readonly policy: Policy;
 } {
   const { owner, kind, secret, account: accountId, ...fields } = parse(issueInput, input, "key");
-  // Without one it would be a key that nothing bounds.
-  if (kind === "subscription" && accountId === undefined) {
-    throw invalid("key.account", "expected the id of the account whose subscription the key spends");
-  }
+  if (kind === "subscription" && accountId === undefined) throw accountNeeded();
   return {
     owner,
     kind,
@@ -116,6 +114,11 @@ export function parseIssueInput(
     accountId,
     policy: applyPolicy({ ...BLANK, ...defaults }, fields, now, "key"),
   };
+}
+
+/** A key of a subscription without an account would be one that nothing bounds. */
+export function accountNeeded(): KeystileError {
+  return invalid("key.account", "expected the id of the account whose subscription the key spends");
 }
 
 /** A change of a policy, checked before it is needed; `null` takes a rule away. @throws KeystileError `invalid_options` */

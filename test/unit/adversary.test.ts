@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
 import type { Allowed } from "../../src/decision.js";
 import { parseKeyRecord } from "../../src/document-schemas.js";
+import { KeystileError } from "../../src/errors.js";
 import { createKeystile, type Keystile } from "../../src/keystile.js";
 import type { Usage } from "../../src/usage.js";
 import { faultyStore, manualTime } from "./faulty-store.js";
@@ -255,5 +256,65 @@ describe("prices by fund, of one object that is used again and again", () => {
     cost.balance = later;
     await settled;
     expect(await balance()).toMatchObject({ used: 50, held: 0 });
+  });
+});
+
+describe("a secret made elsewhere, with the prefix of another kind", () => {
+  const brought = "made1elsewhere".repeat(3);
+
+  test("makes no key of a subscription that nothing bounds", async () => {
+    const gate = createKeystile({ store: faultyStore(Date.now) });
+    await expect(gate.keys.issue({ secret: `sk-sub-${brought}` })).rejects.toMatchObject({
+      code: "invalid_options",
+      message: expect.stringContaining("key.account"),
+    });
+    expect((await gate.keys.list()).keys).toEqual([]);
+  });
+
+  test("makes no key that spends the balance beside a subscription", async () => {
+    const gate = createKeystile({ store: faultyStore(Date.now) });
+    const { id } = await gate.accounts.open();
+    const plan = { name: "plan", allowance: 5 };
+    await expect(
+      gate.accounts.subscribe(id, { plan, key: { secret: `sk-${brought}` } }),
+    ).rejects.toMatchObject({ code: "invalid_options", message: expect.stringContaining("key.secret") });
+    expect((await gate.accounts.get(id))?.subscription).toBeUndefined();
+    expect((await gate.keys.list()).keys).toEqual([]);
+  });
+});
+
+describe("a store that fails half-way", () => {
+  const certain = new KeystileError("store_unavailable", "locked", { mayHaveHappened: false });
+
+  test("through a rotation: it may have happened, for the old secret is dead", async () => {
+    const store = faultyStore(Date.now);
+    const gate = createKeystile({ store });
+    const { secret, key } = await gate.keys.issue();
+    store.onCall = ({ kind, ids }) =>
+      kind === "write" && ids[0]?.startsWith("secret:") ? Promise.reject(certain) : undefined;
+    await expect(gate.keys.rotate(key.id)).rejects.toMatchObject({
+      code: "store_unavailable",
+      mayHaveHappened: true,
+      cause: certain,
+    });
+    store.onCall = () => undefined;
+    expect(await gate.authorize(presenting(secret))).toMatchObject({ refusal: { reason: "key_unknown" } });
+    const { secret: fresh } = await gate.keys.rotate(key.id);
+    expect(await gate.authorize(presenting(fresh))).toMatchObject({ allowed: true });
+  });
+
+  test("after a subscription has begun: its key is not lost", async () => {
+    const store = faultyStore(Date.now);
+    const gate = createKeystile({ store });
+    const { id } = await gate.accounts.open();
+    let writes = 0;
+    store.onCall = ({ kind, ids }) => {
+      if (kind === "write" && ids.includes(`account:${id}`)) writes += 1;
+      return kind === "read" && writes > 0 ? Promise.reject(certain) : undefined;
+    };
+    const plan = { name: "plan", allowance: 5 };
+    const { secret } = await gate.accounts.subscribe(id, { plan });
+    store.onCall = () => undefined;
+    expect(await gate.authorize(presenting(secret ?? ""))).toMatchObject({ allowed: true });
   });
 });

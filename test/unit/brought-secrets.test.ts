@@ -20,7 +20,8 @@ describe("a secret made elsewhere", () => {
 
   test("keeps its prefix when it is rotated", async () => {
     const gate = newGate({ store: newStore() });
-    const { key } = await gate.keys.issue({ secret: secret.replace("sk-", "sk-sub-") });
+    const account = (await gate.accounts.open()).id;
+    const { key } = await gate.keys.issue({ secret: secret.replace("sk-", "sk-sub-"), account });
     expect((await gate.keys.rotate(key.id)).secret).toMatch(/^sk-sub-/);
     await gate.close();
   });
