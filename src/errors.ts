@@ -13,7 +13,7 @@ export type FaultCode =
   | "document_full"
   /** `close()` was called: no more requests are accepted. The keyring still works. */
   | "closed"
-  /** More than 16,384 operations of one key wait for the store. */
+  /** More than 16,384 operations of one key, or as many look-ups, wait for the store. */
   | "overloaded"
   /** The key named in a call of the keyring does not exist. */
   | "key_not_found"

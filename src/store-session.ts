@@ -27,8 +27,9 @@ const STALE_AFTER_MS = 10_000;
 /** A call that took longer does not refresh it. */
 const MAX_UNCERTAINTY_MS = 1_000;
 
-/** Ids in one shared read. */
+/** Ids in one shared read, and how many may wait for one. */
 const READ_BATCH = 500;
+const MAX_ASKED = 16_384;
 
 /**
  * Wraps a store for one process. Every call ends within `storeTimeoutMs`; whatever goes wrong comes out as a
@@ -153,7 +154,7 @@ export function storeSession(store: Store, runtime: Runtime, storeTimeoutMs: num
     },
     isStale,
     roundTripMs: () => roundTripMs,
-    fetch: sharedReads(read),
+    fetch: sharedReads(read, runtime, storeTimeoutMs),
     read,
     write,
     list: (query) => inTime(() => store.list(query)),
@@ -176,15 +177,27 @@ function isResult(result: WriteResult | undefined): boolean {
   return result?.written === false && Array.isArray(result.current) && result.current.every(isDocument);
 }
 
-/** Gathers the ids asked for while a read is under way into the next one. */
-function sharedReads(read: StoreSession["read"]): StoreSession["fetch"] {
-  let asked = new Map<string, PromiseWithResolvers<Document | undefined>>();
+interface Awaited extends PromiseWithResolvers<Document | undefined> {
+  readonly deadlineMs: number;
+}
+
+/**
+ * Gathers the ids asked for while a read is under way into the next one. Who floods a slow store with keys that nobody
+ * issued makes neither an endless queue nor others wait without end: what does not get its turn in time is a fault.
+ */
+function sharedReads(
+  read: StoreSession["read"],
+  runtime: Runtime,
+  storeTimeoutMs: number,
+): StoreSession["fetch"] {
+  let asked = new Map<string, Awaited>();
   let reading = false;
 
   function fetch(id: string): Promise<Document | undefined> {
     let answer = asked.get(id);
     if (answer === undefined) {
-      answer = withResolvers<Document | undefined>();
+      if (asked.size >= MAX_ASKED) return Promise.reject(overloaded());
+      answer = { ...withResolvers(), deadlineMs: runtime.monotonicMs() + storeTimeoutMs };
       asked.set(id, answer);
     }
     if (!reading) {
@@ -194,9 +207,21 @@ function sharedReads(read: StoreSession["read"]): StoreSession["fetch"] {
     return answer.promise;
   }
 
+  /** Those that came first are first. */
+  function giveUpLate(): void {
+    const timeMs = runtime.monotonicMs();
+    for (const [id, { deadlineMs, reject }] of asked) {
+      if (deadlineMs > timeMs) return;
+      asked.delete(id);
+      reject(timedOut(storeTimeoutMs));
+    }
+  }
+
   async function drain(): Promise<void> {
     while (asked.size > 0) {
+      giveUpLate();
       const batch = [...asked].slice(0, READ_BATCH);
+      if (batch.length === 0) break;
       asked = new Map([...asked].slice(READ_BATCH));
       try {
         const documents = await read(batch.map(([id]) => id));
@@ -228,6 +253,10 @@ export function withResolvers<T>(): PromiseWithResolvers<T> {
     reject = onReject;
   });
   return { promise, resolve, reject };
+}
+
+function overloaded(): KeystileError {
+  return new KeystileError("overloaded", "More documents wait to be read than are kept in memory.");
 }
 
 function timedOut(storeTimeoutMs: number): KeystileError {

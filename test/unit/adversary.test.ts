@@ -318,3 +318,38 @@ describe("a store that fails half-way", () => {
     expect(await gate.authorize(presenting(secret ?? ""))).toMatchObject({ allowed: true });
   });
 });
+
+describe("a flood of unknown keys before a slow store", () => {
+  const secretOf = (n: number): string => `sk-${String(n).padStart(40, "x")}`;
+
+  async function flood(size: number, readMs: number) {
+    const time = manualTime();
+    const store = faultyStore(time.store.now);
+    const gate = createKeystile({ store, runtime: time.runtime, storeTimeoutMs: 1_000 });
+    await gate.keys.list();
+    store.onCall = () => new Promise<void>((resolve) => void time.runtime.setTimer(resolve, readMs));
+    const answers: string[] = [];
+    for (let n = 0; n < size; n += 1) {
+      const told = (answer: string) => void answers.push(answer);
+      gate.authorize(presenting(secretOf(n))).then(
+        () => told("refused"),
+        (fault) => told(fault.code),
+      );
+    }
+    return { time, answers, count: (answer: string) => answers.filter((one) => one === answer).length };
+  }
+
+  test("is answered in time, whether it got its turn or not", async () => {
+    const { time, answers, count } = await flood(10_000, 400);
+    await time.advance(1_500);
+    expect(answers).toHaveLength(10_000);
+    expect([count("refused"), count("store_unavailable")]).toEqual([1_500, 8_500]);
+  });
+
+  test("makes no endless queue", async () => {
+    const { time, answers, count } = await flood(20_000, 10);
+    await time.advance(500);
+    expect(answers).toHaveLength(20_000);
+    expect(count("overloaded")).toBe(20_000 - 16_384);
+  });
+});
