@@ -3,6 +3,7 @@ import { type Cycle, isTimeZone } from "./cycle.js";
 import { DAY_MS, type Limit, type PayAsYouGo, type Plan, type Terms } from "./documents.js";
 import { assertSize, checkLimits, defined, limitsShape, metadataShape, text } from "./input-shapes.js";
 import { invalid, parse } from "./invalid-options.js";
+import { isTime } from "./policy.js";
 
 /** The terms of an account, as they are written. */
 export interface AccountInput {
@@ -138,7 +139,15 @@ export function parseAccountName(query: unknown): {
   readonly owner?: string | undefined;
   readonly name: string;
 } {
-  return parse(accountName, query, "query");
+  const named = parse(accountName, query, "query");
+  assertOwnName(named.owner, named.name, "query.name");
+  return named;
+}
+
+/** Ids of accounts of an owner end like that: without one, such a name may be the id of somebody's account. */
+function assertOwnName(owner: string | undefined, name: string | undefined, path: string): void {
+  if (owner === undefined && name !== undefined && /-[0-9a-f]{24}$/.test(name))
+    throw invalid(path, "expected a name that does not end in - and 24 of 0-9 a-f, or an owner");
 }
 
 /** @throws KeystileError `invalid_options` */
@@ -147,6 +156,7 @@ export function parseOpenInput(
   defaults: Pick<Terms, "onCrash">,
 ): { readonly owner: string | undefined; readonly name: string | undefined; readonly policy: Terms } {
   const { owner, name, ...fields } = parse(openInput, input, "account");
+  assertOwnName(owner, name, "account.name");
   return { owner, name, policy: withTerms({ ...BLANK, ...defaults }, fields, "account") };
 }
 
@@ -206,5 +216,7 @@ function planOf({ name, allowance, rateMultiplier }: z.infer<typeof planInput>):
 function cycleOf(cycle: z.infer<typeof cycleInput>, now: number): Cycle {
   if (cycle.kind !== "anniversary") return cycle;
   const { anchor = now, ...rest } = cycle;
-  return { ...rest, anchorMs: new Date(anchor).getTime() };
+  const anchorMs = new Date(anchor).getTime();
+  if (!isTime(anchorMs)) throw invalid("subscription.cycle.anchor", "expected a time that a Date can hold");
+  return { ...rest, anchorMs };
 }

@@ -5,8 +5,12 @@ import { isRateLimit, rateOf } from "./rates.js";
 
 const MAX_WINDOW_MS = 31 * DAY_MS;
 
-/** What people call something. */
-export const text: z.ZodString = z.string().min(1).max(256);
+/** What people call something. A lone surrogate is no character: some stores refuse it, others take all of them for one. */
+export const text: z.ZodString = z
+  .string()
+  .min(1)
+  .max(256)
+  .refine((value) => !/\p{Surrogate}/u.test(value), "expected text without lone surrogates");
 
 const requestLimit = z.strictObject({
   requests: z.int().min(1),

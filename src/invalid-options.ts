@@ -2,6 +2,7 @@ import { z } from "zod";
 import { KeystileError } from "./errors.js";
 import { noSuchName } from "./nearest-name.js";
 import { redact } from "./redact.js";
+import { hintOf } from "./secret.js";
 
 type Issue = z.core.$ZodIssue;
 
@@ -12,7 +13,7 @@ export function parse<S extends z.ZodType>(schema: S, value: unknown, path: stri
   const issue = plainest(parsed.error.issues);
   const at = [path, ...issue.path].map(String).join(".");
   if (issue.code === "unrecognized_keys") {
-    const unknown = redact(String(issue.keys[0])).slice(0, 64);
+    const unknown = masked(String(issue.keys[0]));
     const problem = noSuchName(unknown, membersAt(schema, issue.path));
     throw new KeystileError("invalid_options", `${at}: ${problem}`);
   }
@@ -41,9 +42,16 @@ function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
 /** What was received, short, and never a pepper or a secret. */
 function show(value: unknown, at: string): string {
   if (/peppers|secret/.test(at)) return typeof value;
-  if (typeof value === "string") return JSON.stringify(redact(value).slice(0, 64));
+  if (typeof value === "string") return JSON.stringify(masked(value));
   if (typeof value === "number" || typeof value === "boolean" || value == null) return String(value);
   return Array.isArray(value) ? "a list" : typeof value;
+}
+
+/** Short, and without what may be a secret under whatever prefix: which ones are configured is not known here. */
+function masked(text: string): string {
+  return redact(text)
+    .replace(/[A-Za-z0-9]{32,}/g, (run) => `***${hintOf(run)}`)
+    .slice(0, 64);
 }
 
 const WRAPPERS = [z.ZodOptional, z.ZodDefault, z.ZodNullable, z.ZodReadonly];

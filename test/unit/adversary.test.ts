@@ -1,3 +1,4 @@
+import { inspect } from "node:util";
 import { describe, expect, test } from "vitest";
 import type { Allowed } from "../../src/decision.js";
 import { parseKeyRecord } from "../../src/document-schemas.js";
@@ -351,5 +352,64 @@ describe("a flood of unknown keys before a slow store", () => {
     await time.advance(500);
     expect(answers).toHaveLength(20_000);
     expect(count("overloaded")).toBe(20_000 - 16_384);
+  });
+});
+
+describe("an error about wrong input", () => {
+  test.each(["acme_", "sk-"])(
+    "holds no secret that was put in the wrong place, with the prefix %s",
+    async (prefix) => {
+      const gate = createKeystile({ store: faultyStore(Date.now), prefixes: { standard: prefix } });
+      const { secret, key } = await gate.keys.issue();
+      const wrong = secret as never;
+      const calls: readonly (() => Promise<unknown>)[] = [
+        () => gate.keys.issue(wrong),
+        () => gate.keys.issue({ [secret]: 1 } as never),
+        () => gate.keys.issue({ quota: wrong, name: secret }),
+        () => gate.keys.update(key.id, wrong),
+        () => gate.keys.list({ limit: wrong }),
+        () => gate.accounts.find({ name: `${secret}!` }),
+        () => gate.usage.query({ keyId: secret }),
+      ];
+      for (const call of calls) {
+        const error: unknown = await call().catch((reason: unknown) => reason);
+        expect(error).toMatchObject({ code: "invalid_options" });
+        expect(inspect(error)).not.toContain(secret.slice(prefix.length, prefix.length + 12));
+      }
+    },
+  );
+
+  test.each([9e15, -9e15])("is one, also for an anchor that no Date can hold: %s", async (anchor) => {
+    const gate = createKeystile({ store: faultyStore(Date.now) });
+    const { id } = await gate.accounts.open();
+    const plan = { name: "plan", allowance: 5 };
+    const cycle = { kind: "anniversary", anchor } as const;
+    await expect(gate.accounts.subscribe(id, { plan, cycle })).rejects.toMatchObject({
+      code: "invalid_options",
+    });
+    expect((await gate.keys.list()).keys).toEqual([]);
+  });
+});
+
+describe("accounts found by name", () => {
+  test("are of owners that every store tells apart", async () => {
+    const gate = createKeystile({ store: faultyStore(Date.now) });
+    for (const owner of ["\ud800", "a\udfff", "\ude00\ud83d"]) {
+      const refused = { code: "invalid_options" };
+      await expect(gate.accounts.open({ owner, name: "main" })).rejects.toMatchObject(refused);
+      await expect(gate.keys.issue({ owner })).rejects.toMatchObject(refused);
+    }
+    expect((await gate.accounts.open({ owner: "\u{1f600}", name: "main" })).owner).toBe("\u{1f600}");
+  });
+
+  test("cannot be opened in somebody else's place", async () => {
+    const gate = createKeystile({ store: faultyStore(Date.now) });
+    // The part of an id that tells the owner is public, and the place of a name can be chosen by trying names.
+    const { id } = await gate.accounts.open({ owner: "victim", name: "main" });
+    const name = id.slice(4);
+    const refused = { code: "invalid_options" };
+    await expect(gate.accounts.open({ name })).rejects.toMatchObject(refused);
+    await expect(gate.accounts.find({ name })).rejects.toMatchObject(refused);
+    expect((await gate.accounts.open({ owner: "another", name })).id).not.toBe(id);
   });
 });
