@@ -170,6 +170,8 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
     for (const member of lane.ready) {
       if (size >= BATCH) break;
       const ids = member.group.choose(timeMs);
+      // What waited for long may have been dropped, and comes back now.
+      for (const id of ids) if (!recent.has(id) && !id.startsWith("entry:")) recent.set(id, member);
       size += ids.length;
       batch.set(member, ids);
       lane.ready.delete(member);
@@ -277,7 +279,7 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
       const [id, member] = next.value;
       const { group } = member;
       recent.delete(id);
-      if (!unfinished.has(member) && member.phase === "at rest" && group.forget(id)) {
+      if (group.forget(id, !unfinished.has(member) && member.phase === "at rest")) {
         left -= 1;
         // By then there may be another one of the same anchor.
         if (group.isEmpty() && members.get(group.anchorId) === member) members.delete(group.anchorId);

@@ -69,8 +69,8 @@ export interface LiveGroup {
   renewIfDue(): void;
   /** Has what was only counted written, too. */
   writeCounts(): void;
-  /** Drops what is known of a document on which nothing depends. False: something does. */
-  forget(id: string): boolean;
+  /** Drops what is known of a document on which nothing depends. False: something does. Of a busy group that is less. */
+  forget(id: string, isAtRest: boolean): boolean;
   isEmpty(): boolean;
 }
 
@@ -97,7 +97,6 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
   const unanswered = unansweredAttempts(anchorId);
   const renewals = new Set<string>();
   const pace = pacing(runtime, session, storeTimeoutMs);
-
   // ── an attempt ──────────────────────────────────────────────────────────────────────────────────────────
 
   function choose(timeMs: number): readonly string[] {
@@ -224,8 +223,8 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
         // A document that cannot be read holds up those who need it, and nobody else.
         for (const known of [documents, transient, renewals]) known.delete(id);
         // Nobody needs a day that is over: what cannot be read is left alone, and the key goes on without it.
-        const { version = 0 } = found.get(id) ?? {};
-        if (id.startsWith("usage:")) transient.set(id, { version, record: undefined });
+        const unread = { version: found.get(id)?.version ?? 0, record: undefined };
+        if (id.startsWith("usage:")) transient.set(id, unread);
         for (const task of line.waiting()) if (task.ids.all.includes(id)) line.postpone(task, error);
         line.dropFinished();
       }
@@ -377,8 +376,10 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
     writeCounts() {
       for (const id of counts.all().keys()) if (documents.has(id)) renewals.add(id);
     },
-    forget(id) {
-      if (openEntries(documents.get(id)?.record).length > 0 || isUnfinished()) return false;
+    forget(id, isAtRest) {
+      const isWanted = isAtRest ? isUnfinished() : id === anchorId || chosen.includes(id) || renewals.has(id);
+      const isHeld = openEntries(documents.get(id)?.record).length > 0;
+      if (isWanted || isHeld || unanswered.count() > 0) return false;
       documents.delete(id);
       counts.drop(id);
       return true;

@@ -1,9 +1,16 @@
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { inspect } from "node:util";
 import { describe, expect, test } from "vitest";
-import type { Allowed } from "../../src/decision.js";
+import { weigh } from "../../src/decide.js";
+import { type Allowed, endingStep } from "../../src/decision.js";
 import { parseKeyRecord } from "../../src/document-schemas.js";
 import { KeystileError } from "../../src/errors.js";
+import { groupCommit } from "../../src/group-commit.js";
 import { createKeystile, type Keystile } from "../../src/keystile.js";
+import { systemRuntime } from "../../src/runtime.js";
+import type { Store } from "../../src/store.js";
+import { storeSession } from "../../src/store-session.js";
+import { memoryStore } from "../../src/stores/memory.js";
 import type { Usage } from "../../src/usage.js";
 import { faultyStore, manualTime } from "./faulty-store.js";
 
@@ -412,4 +419,55 @@ describe("accounts found by name", () => {
     await expect(gate.accounts.find({ name })).rejects.toMatchObject(refused);
     expect((await gate.accounts.open({ owner: "another", name })).id).not.toBe(id);
   });
+});
+
+test("an account that is never at rest keeps no more of its keys in memory than cacheSize says", async () => {
+  const inner = memoryStore();
+  const store: Store = {
+    ...inner,
+    async write(groups) {
+      await nextTurn();
+      return inner.write(groups);
+    },
+  };
+  const operator = createKeystile({ store: inner });
+  const { id: accountId } = await operator.accounts.open();
+  await operator.accounts.credit(accountId, { id: "first", amount: 1_000 });
+  const subjects: { readonly keyId: string; readonly accountId: string }[] = [];
+  for (let n = 0; n < 200; n += 1) {
+    const { key } = await operator.keys.issue({ account: accountId });
+    subjects.push({ keyId: key.id, accountId });
+  }
+  const commit = groupCommit({
+    session: storeSession(store, systemRuntime, 5_000),
+    runtime: systemRuntime,
+    processId: "process",
+    ...{ holdMs: 60_000, storeTimeoutMs: 5_000, cacheSize: 50 },
+    thresholds: { percentLeft: [], balanceLeft: [] },
+    onWritten: () => {},
+  });
+
+  let most = 0;
+  async function spend(subject: (typeof subjects)[number]): Promise<void> {
+    const weighed = await commit.decide(
+      subject,
+      (records, { node, now, holdUntilMs }) => {
+        const request = { facts: {}, cost: 1, tokens: 0, places: undefined, rules: [], node, holdUntilMs };
+        const outcome = weigh(records, request, now);
+        return { records: outcome.documents, outcome };
+      },
+      () => undefined,
+    );
+    if (weighed?.answer.allowed !== true) throw new Error("it was refused");
+    await commit.post(subject, endingStep(weighed.answer.reservation, { cost: 1, outcome: "settled" }));
+    most = Math.max(most, subjects.filter((one) => commit.cached(one) !== undefined).length);
+  }
+  const rest = [...subjects, ...subjects];
+  async function work(): Promise<void> {
+    for (let next = rest.pop(); next !== undefined; next = rest.pop()) await spend(next);
+  }
+  await Promise.all(Array.from({ length: 16 }, work));
+  // Those in use stay, whatever their number.
+  expect(most).toBeLessThanOrEqual(50 + 16);
+  expect((await operator.accounts.get(accountId))?.balance).toMatchObject({ used: 400, held: 0 });
 });
