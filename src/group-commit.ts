@@ -54,6 +54,8 @@ export interface GroupCommit {
    * are not known to be stored.
    */
   flush(timeoutMs: number): Promise<number>;
+  /** From now on facts that are still tried to be stored keep no process alive. */
+  letGo(): void;
 }
 
 export interface GroupCommitOptions extends Omit<Surroundings, "nextSeq" | "identity"> {
@@ -99,6 +101,7 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
   let onQuiet: (() => void)[] = [];
   let lastSeq = 0;
   let generation = 0;
+  let isLetGo = false;
 
   const surroundings: Surroundings = {
     ...options,
@@ -144,7 +147,7 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
       },
       pauseMs,
       // Who waits for something must not see the process end.
-      member.group.waiting() === 0,
+      member.group.waiting(isLetGo) === 0,
     );
   }
 
@@ -370,6 +373,10 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
         onQuiet = onQuiet.filter((quiet) => quiet !== resolve);
       }
       return [...unfinished].reduce((sum, { group }) => sum + group.unsettled(), 0);
+    },
+
+    letGo() {
+      isLetGo = true;
     },
   };
 }

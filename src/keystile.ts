@@ -84,6 +84,7 @@ export function createKeystile(options: KeystileOptions): Keystile {
     await requests.drain();
     cancelTick();
     const unwritten = await flush(Math.max(drainMs, storeTimeoutMs));
+    commit.letGo();
     session.rest();
     return { unwritten };
   }

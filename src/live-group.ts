@@ -41,7 +41,7 @@ export interface LiveGroup {
   add<T>(subject: Subject, step: Step<T>, options: StepOptions<T>): Promise<T | undefined>;
   /** Counts a request that writes nothing, with the next write of its key. */
   count(keyDocumentId: string, counted: Count): void;
-  waiting(): number;
+  waiting(onlyForAnswer?: boolean): number;
   /** How many of them are not known to be stored: those that wait, and those given up that may have been written. */
   unsettled(): number;
   /** Whether something is to be written, or found out. */
@@ -347,7 +347,7 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
     count(id, counted) {
       counts.add(id, counted);
     },
-    waiting: () => line.waiting().length,
+    waiting: (only) => line.waiting().filter(({ options }) => !(only && options.isFact)).length,
     unsettled: () => line.waiting().length + unanswered.givenUp(),
     isUnfinished,
     pauseMs() {

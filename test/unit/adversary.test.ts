@@ -7,7 +7,7 @@ import { parseKeyRecord } from "../../src/document-schemas.js";
 import { KeystileError } from "../../src/errors.js";
 import { groupCommit } from "../../src/group-commit.js";
 import { createKeystile, type Keystile } from "../../src/keystile.js";
-import { systemRuntime } from "../../src/runtime.js";
+import { type Runtime, systemRuntime } from "../../src/runtime.js";
 import type { Store } from "../../src/store.js";
 import { storeSession } from "../../src/store-session.js";
 import { memoryStore } from "../../src/stores/memory.js";
@@ -470,4 +470,33 @@ test("an account that is never at rest keeps no more of its keys in memory than 
   // Those in use stay, whatever their number.
   expect(most).toBeLessThanOrEqual(50 + 16);
   expect((await operator.accounts.get(accountId))?.balance).toMatchObject({ used: 400, held: 0 });
+});
+
+test("after close() nothing that cannot be stored keeps the process alive", async () => {
+  const time = manualTime();
+  const store = faultyStore(time.store.now);
+  const kept: number[] = [];
+  const runtime: Runtime = {
+    ...time.runtime,
+    setTimer(run, ms, isBackground) {
+      if (!isBackground) kept.push(ms);
+      return time.runtime.setTimer(run, ms);
+    },
+  };
+  const gate = createKeystile({ store, runtime, drainMs: 0 });
+  const { secret } = await gate.keys.issue({ quota: 10 });
+  const decision = await allowed(gate, presenting(secret));
+  store.onCall = () => "fails before";
+  void decision.settle();
+  const closed = gate.close();
+  await time.advance(10_000);
+  expect(await closed).toEqual({ unwritten: 1 });
+  // One that was set before may be under way.
+  await time.advance(10_000);
+  kept.length = 0;
+  const callsBefore = store.calls.length;
+  await time.advance(60_000);
+  // Calls to the store have time-outs, which end.
+  expect(kept.filter((ms) => ms !== 5_000)).toEqual([]);
+  expect(store.calls.length).toBeGreaterThan(callsBefore);
 });
