@@ -21,6 +21,8 @@ const amounts = z.record(z.string(), z.int());
 /** Less than nothing would be more than was granted, and a time before all others that it has drained or expired. */
 const counts = z.record(z.string(), count);
 const pastMs = z.int().min(0);
+/** What a Date can hold. */
+const time = z.int().min(-8_640_000_000_000_000).max(8_640_000_000_000_000);
 const onCrash = z.enum(["charge", "release"]);
 
 // Frozen, because views and decisions show parts of a policy to callers.
@@ -67,13 +69,13 @@ const ledger = {
     z.looseObject({ seq: count, collectedAtMs: z.int(), mode: onCrash, collected: amounts }),
   ),
   forgottenMs: z.int(),
-  latestMs: z.int(),
+  latestMs: time,
   alerts: amounts.optional(),
 };
 
 const tally = z.tuple([z.int(), z.int(), z.int(), z.int(), z.int()]).readonly();
 const dayTally = {
-  day: z.int(),
+  day: z.int().min(-100_000_000).max(100_000_000),
   models: z.record(
     z.string(),
     z.object({
@@ -90,7 +92,7 @@ const keyRecord: z.ZodType<KeyRecord> = z.looseObject({
   owner: z.string().optional(),
   prefix: z.string(),
   account: z.looseObject({ id: z.string(), pays: z.enum(["balance", "subscription"]) }).optional(),
-  createdAtMs: z.int(),
+  createdAtMs: time,
   policyVersion: z.int().min(1),
   policy,
   secrets: z
@@ -103,8 +105,6 @@ const keyRecord: z.ZodType<KeyRecord> = z.looseObject({
 
 const zone = z.string().refine(isTimeZone, "expected a time zone that is known here");
 
-/** What a Date can hold. */
-const time = z.int().min(-8_640_000_000_000_000).max(8_640_000_000_000_000);
 const cycle = z.union([
   z.looseObject({ kind: z.literal("never") }),
   z.looseObject({
@@ -121,7 +121,7 @@ const plan = z.looseObject({ name: z.string(), allowance: count, ratePercent: z.
 const accountRecord: z.ZodType<AccountRecord> = z.looseObject({
   format,
   owner: z.string().optional(),
-  createdAtMs: z.int(),
+  createdAtMs: time,
   policyVersion: z.int().min(1),
   policy: z
     .looseObject({

@@ -12,7 +12,7 @@ import type { Store } from "../../src/store.js";
 import { storeSession } from "../../src/store-session.js";
 import { memoryStore } from "../../src/stores/memory.js";
 import type { Usage } from "../../src/usage.js";
-import { faultyStore, manualTime } from "./faulty-store.js";
+import { damage, faultyStore, manualTime } from "./faulty-store.js";
 
 /*
  * What an attack on the core has found, each with the attack.
@@ -500,3 +500,23 @@ test("after close() nothing that cannot be stored keeps the process alive", asyn
   expect(kept.filter((ms) => ms !== 5_000)).toEqual([]);
   expect(store.calls.length).toBeGreaterThan(callsBefore);
 });
+
+test.each([
+  ["tally", { day: -1e12, models: {} }],
+  ["createdAtMs", 9e15],
+  ["latestMs", 9e15],
+])(
+  "a time in %s that no Date can hold is a corrupt document, and no error of another kind",
+  async (member, value) => {
+    const time = manualTime();
+    const store = faultyStore(time.store.now);
+    const operator = createKeystile({ store, runtime: time.runtime });
+    const { secret, key } = await operator.keys.issue({ quota: 10 });
+    await damage(store, key.id, (body) => ({ ...body, [member]: value }));
+    const gate = createKeystile({ store, runtime: time.runtime });
+    const fault = { code: "document_invalid" };
+    await expect(gate.authorize(presenting(secret))).rejects.toMatchObject(fault);
+    await expect(gate.keys.get(key.id)).rejects.toMatchObject(fault);
+    await expect(gate.keys.update(key.id, { name: "a" })).rejects.toMatchObject(fault);
+  },
+);
