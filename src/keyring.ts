@@ -178,6 +178,11 @@ export function keyring(
         mayHaveHappened: true,
       });
     });
+    if ((await session.fetch(keyDocumentId(keyId))) === undefined) {
+      // Purged between the two writes: what is left would lead nowhere, which is a fault for whoever presents it.
+      await erase(secretDocumentId(fresh.digest));
+      throw notFound(keyId);
+    }
     tell("key.rotated", keyId);
     return { secret, key };
   }

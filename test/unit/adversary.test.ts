@@ -1,6 +1,6 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { inspect } from "node:util";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { weigh } from "../../src/decide.js";
 import { type Allowed, endingStep } from "../../src/decision.js";
 import { parseKeyRecord } from "../../src/document-schemas.js";
@@ -520,3 +520,26 @@ test.each([
     await expect(gate.keys.update(key.id, { name: "a" })).rejects.toMatchObject(fault);
   },
 );
+
+test("a key that is purged while it is rotated leaves no secret behind", async () => {
+  const store = faultyStore(Date.now);
+  const [gate, another] = [createKeystile({ store }), createKeystile({ store })];
+  const { key } = await gate.keys.issue();
+  let release = (): void => {};
+  const purged = new Promise<void>((resolve) => {
+    release = resolve;
+  });
+  let isHeld = false;
+  store.onCall = ({ kind, ids }) => {
+    if (isHeld || kind !== "write" || !ids[0]?.startsWith("secret:")) return undefined;
+    isHeld = true;
+    return purged;
+  };
+  const rotation = gate.keys.rotate(key.id);
+  await vi.waitFor(() => expect(isHeld).toBe(true));
+  await another.keys.revoke(key.id);
+  await another.keys.purge(key.id);
+  release();
+  await expect(rotation).rejects.toMatchObject({ code: "key_not_found" });
+  expect(await store.documents()).toEqual([]);
+});
