@@ -33,6 +33,19 @@ export function withEntry<T>(
   return copy;
 }
 
+/** Both together; what has a name in both is the second one's. */
+export function withEntries<T>(
+  entries: Readonly<Record<string, T>>,
+  more: Readonly<Record<string, T>>,
+): Readonly<Record<string, T>> {
+  const names = Object.keys(more);
+  if (names.length === 0) return entries;
+  const copy: Record<string, T> = {};
+  for (const name in entries) if (Object.hasOwn(entries, name)) copy[name] = entries[name] as T;
+  for (const name of names) copy[name] = more[name] as T;
+  return copy;
+}
+
 function copyKey(record: KeyRecord): Mutable<KeyRecord> {
   return {
     format: record.format,

@@ -1,8 +1,8 @@
-import { copyOf } from "./copies.js";
+import { copyOf, withEntries } from "./copies.js";
 import { assertAmount, assertCost } from "./cost.js";
 import type { AccountRecord, Amounts, Cost, Documents, KeyRecord, Ledger } from "./documents.js";
 import { KeystileError } from "./errors.js";
-import { add, type Hold, hold } from "./ledger.js";
+import { type Hold, hold } from "./ledger.js";
 import { type LimitStatus, type LimitsOutcome, limitStatus, takeRequest } from "./limits.js";
 import { evaluatePolicy, type Facts, type Rule } from "./policy.js";
 import { allot, type QuotaStatus, quotaStatus } from "./quota.js";
@@ -136,9 +136,10 @@ export function weigh(
     const answer = { allowed: true, reservation } as const;
     return { documents, answer, seen: { documents: swept, families, now } };
   }
+  // Also buckets of which nothing is held, because what was not estimated is counted in the end.
   const reservation = {
-    key: add(shares.key, own.held, 1),
-    account: add(shares.account, shared.held, 1),
+    key: withEntries(shares.key, own.held),
+    account: withEntries(shares.account, shared.held),
     cycle: shares.cycle,
     node,
   };

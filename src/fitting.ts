@@ -6,7 +6,7 @@ import { mergeModels } from "./tally.js";
 export const MAX_DOCUMENT_BYTES = 65_536;
 
 /** To what length a document may get by requests that are let in. The rest is for their ends, and for its operator. */
-export const MAX_BYTES_OF_DECISIONS = MAX_DOCUMENT_BYTES - 8_192;
+export const MAX_BYTES_OF_DECISIONS: number = MAX_DOCUMENT_BYTES - 8_192;
 
 /** With so few entries a document is never that long, so it need not be measured. */
 const FEW_ENTRIES = 64;

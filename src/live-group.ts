@@ -1,5 +1,6 @@
 import type { Thresholds } from "./alerts.js";
 import { type Confirmed, compose, partOf, type Step, type Subject, sweepAll } from "./attempt.js";
+import { chooseDocuments } from "./choice.js";
 import { type AnyRecord, parseMember } from "./document-schemas.js";
 import { isLedger, type Ledger, type NodeEntry } from "./documents.js";
 import { accountMissing, type KeystileError, versionFault } from "./errors.js";
@@ -74,9 +75,6 @@ export interface LiveGroup {
   isEmpty(): boolean;
 }
 
-/** Documents of one attempt. Each may close a day, which makes it another one; a group has at most 32. */
-const MAX_DOCUMENTS = 16;
-
 /** Attempts of unknown outcome, while reads succeed and writes do not. */
 const MAX_UNANSWERED = 64;
 
@@ -103,13 +101,7 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
     line.giveUpLate(timeMs);
     // To clear an empty set costs as much as to make one.
     if (absent.size > 0) absent.clear();
-    const ids = [anchorId];
-    // Holds that are due come first, but leave half of the room to whoever waits.
-    let room = MAX_DOCUMENTS / 2;
-    for (const id of renewals) if (room-- > 0) want(ids, [id]);
-    for (const task of line.waiting()) if (task.resumeAtMs <= timeMs) want(ids, task.ids.all);
-    for (const id of renewals) want(ids, [id]);
-    chosen = ids;
+    chosen = chooseDocuments(anchorId, renewals, line.waiting(), timeMs);
     chosenTurn = line.lastTurn();
     return chosen;
   }
@@ -386,14 +378,6 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
     },
     isEmpty: () => documents.size === 0,
   };
-}
-
-/** Adds documents to those of an attempt: all of them, or none if there is no room for all. */
-function want(ids: string[], wanted: readonly string[]): void {
-  let fresh = 0;
-  for (const id of wanted) if (!ids.includes(id)) fresh += 1;
-  if (fresh === 0 || ids.length + fresh > MAX_DOCUMENTS) return;
-  for (const id of wanted) if (!ids.includes(id)) ids.push(id);
 }
 
 function holdsUnder(name: string, record: AnyRecord | undefined): boolean {

@@ -43,7 +43,7 @@ const MOST_BYTES = 65_536;
 /** Money; the other names are buckets of limits. */
 export function amount(amounts: Amounts): number {
   let sum = 0;
-  for (const purse in amounts) if (purse.includes("@")) sum += amounts[purse] as number;
+  for (const purse in amounts) if (!purse.includes("/")) sum += amounts[purse] as number;
   return sum;
 }
 

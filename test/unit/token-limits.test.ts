@@ -165,6 +165,11 @@ describe("the end of a request", () => {
     expect(after.nodes["me"]).toMatchObject({ open: 0, held: {} });
   });
 
+  test("puts in what it took also where nothing was estimated", () => {
+    const { documents, reservation } = admitted({ key }, 0, T0);
+    expect(ended(documents, reservation, { tokens: 5 }, T0).key.levels[NAME]?.level).toBe(5_000);
+  });
+
   test("puts it in when it ends, not when it began: it has not drained yet", () => {
     const { documents, reservation } = admitted({ key }, 40, T0);
     const after = ended(documents, reservation, { tokens: 40 }, T0 + 100).key;
