@@ -45,3 +45,34 @@ test.each([
   expect(response.status).toBe(200);
   expect(await used()).toBe(0);
 });
+
+const CHAT = JSON.stringify({ model: "gpt-big", max_tokens: 1_000, messages: [] });
+
+test.each([
+  ["POST", "/v1/chat/completions?a=/count_tokens"],
+  ["POST", "/v1/chat/completions?:countTokens"],
+  ["POST", "/v1/chat/completions?a?/input_tokens?"],
+  ["POST", "/v1/chat/completions;/count_tokens"],
+  ["PUT", "/v1/chat/completions"],
+  ["PATCH", "/v1/chat/completions"],
+  ["PROPFIND", "/v1/chat/completions"],
+  ["PUT", "/v1/messages/count_tokens"],
+  ["DELETE", "/v1/chat/completions"],
+])("%s %s with a body is held as what it may be", async (method, path) => {
+  const { app, headers, used } = await bench(10_000);
+  const response = await app.request(path, {
+    method,
+    headers,
+    body: CHAT,
+  });
+  expect(response.status).toBe(402);
+  expect(await used()).toBe(0);
+});
+
+test("a GET with a declared body, which is not read, is held as the longest there may be", async () => {
+  const { app, headers } = await bench(10_000);
+  const response = await app.request("/v1/chat/completions", {
+    headers: { ...headers, "content-length": `${CHAT.length}` },
+  });
+  expect(response.status).toBe(402);
+});
