@@ -24,7 +24,7 @@ import {
 } from "./metering.js";
 import { type Judged, observing } from "./observing.js";
 import type { Estimate } from "./prices.js";
-import { requestedModels } from "./request-models.js";
+import { mayHaveBody, requestedModels } from "./request-models.js";
 import { parseJsonBody } from "./strict-json.js";
 import type { UsageMeter } from "./usage-meter.js";
 
@@ -163,9 +163,10 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R> | Observ
       return { admission };
     }
     // What nothing is generated for costs nothing but a price per request, however the path names a model.
-    const priced = generatesNothing(arriving)
-      ? { model: null, bytes: new Uint8Array(), body: undefined }
-      : { model: resolve(model), bytes: isBodiless(method) ? new Uint8Array() : body, body: value };
+    const isBrought = (body?.byteLength ?? 0) > 0 || mayHaveBody(method, arriving.headers);
+    const priced = generatesNothing(arriving, isBrought)
+      ? { model: null, bytes: NO_BYTES, body: undefined }
+      : { model: resolve(model), bytes: isBrought ? body : NO_BYTES, body: value };
     const estimate = estimateOf(prices, { ...priced, headers, maxBodyBytes });
     const admission = { model, cost: estimate.cost, tokens: estimate.tokens };
     // Asked now: the handler may change what was parsed.
@@ -242,15 +243,20 @@ function isPreflight({ method, headers }: Arriving<unknown>): boolean {
   return method === "OPTIONS" && has("origin") && has("access-control-request-method");
 }
 
-/** Only a POST and a socket generate anything, but for those that count tokens. */
-function generatesNothing({ method, url, headers }: Arriving<unknown>): boolean {
-  if (method !== "POST") return headerValues(headers, "upgrade").length === 0;
-  return /(?:\/count_tokens|\/input_tokens|:countTokens)(?:[?#]|$)/.test(url);
+/**
+ * Without a body nothing is generated, but by a socket; and nothing by a POST that counts tokens. A handler may serve
+ * every method, so none is free for its name. The path alone tells: after `?`, `#` or `;` anybody may write anything.
+ */
+function generatesNothing({ method, url, headers }: Arriving<unknown>, isBrought: boolean): boolean {
+  if (!isBrought) return headerValues(headers, "upgrade").length === 0;
+  return method === "POST" && /^[^?#;]*(?:\/count_tokens|\/input_tokens|:countTokens)(?:[?#]|$)/.test(url);
 }
 
 function isFunction(option: unknown): boolean {
   return typeof option === "function";
 }
+
+const NO_BYTES = new Uint8Array();
 
 function isBodiless(method: string): boolean {
   return method === "GET" || method === "HEAD";

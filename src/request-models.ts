@@ -69,7 +69,7 @@ function readBody({ method, headers, body }: RequestParts): readonly string[] | 
 }
 
 /** Whether there may be a body that was only not read. A request over HTTP/2 need not declare its body. */
-function mayHaveBody(method: string, headers: HeaderSource): boolean {
+export function mayHaveBody(method: string, headers: HeaderSource): boolean {
   return (
     !/^(?:GET|HEAD|DELETE|OPTIONS)$/i.test(method) ||
     headerValues(headers, "transfer-encoding").length > 0 ||
