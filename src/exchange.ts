@@ -10,12 +10,15 @@ export interface NodeRequest {
   readonly url?: string | undefined;
   readonly rawHeaders: readonly string[];
   readonly headers: { readonly "content-length"?: string | undefined };
-  readonly socket: { readonly remoteAddress?: string | undefined };
+  readonly socket: Connection;
+  /** The client went before all of the request was read. */
+  readonly aborted?: boolean;
   /** Missing in requests that are injected in tests. */
   readonly complete?: boolean;
   readonly destroyed: boolean;
   readonly readableEnded: boolean;
   readonly readableLength: number;
+  readonly readableEncoding?: string | null;
   readonly stream?: Http2Stream | undefined;
   read(): unknown;
   unshift(chunk: Uint8Array): void;
@@ -24,11 +27,22 @@ export interface NodeRequest {
   off(event: string, listener: () => void): unknown;
 }
 
+/** What is used of the connection. Those of injected requests have little of it. */
+export interface Connection {
+  readonly remoteAddress?: string | undefined;
+  readonly destroyed?: boolean;
+  on?(event: string, listener: () => void): unknown;
+  off?(event: string, listener: () => void): unknown;
+  setMaxListeners?(count: number): unknown;
+}
+
 /** What is used of its response. */
 export interface NodeResponse {
   statusCode: number;
   readonly headersSent: boolean;
   readonly destroyed: boolean;
+  /** Null while responses to earlier requests of the connection are still to be sent. */
+  readonly socket?: unknown;
   readonly stream?: Http2Stream | undefined;
   getHeader(name: string): unknown;
   setHeader(name: string, value: string): unknown;
@@ -76,32 +90,68 @@ export async function passExchange<R>(guard: Guard<R>, exchange: Exchange<R>): P
   const passed = await guard.pass(exchange, read).catch(orGone);
   if (passed === CLIENT_GONE) return undefined;
   if (passed.answer !== undefined) {
-    if (!isTaken(response)) await send(passed.answer);
+    if (!isTaken(exchange)) await send(passed.answer);
     return undefined;
   }
   const { marks, headers, meter, end } = passed;
-  if (isTaken(response)) {
+  if (isTaken(exchange)) {
     end?.("failed");
     // Without a guard the handler would have run by now.
     return marks.keystileJudged && marks;
   }
   for (const [name, value] of Object.entries(headers)) setHeader(name, value);
   if (end === undefined) return marks;
+  const isError = noteHead(exchange);
   const endMeter = meter && meterResponse(response, meter);
-  followResponse(response, (how) => {
+  let endMeter: (() => void) | undefined;
+  followResponse(exchange, (how) => {
     endMeter?.();
     end(how);
   });
+  endMeter = meter && meterResponse(response, meter);
   return marks;
 }
 
-/** Tells how the answer ended, also if it is over already; possibly more than once, of which the first counts. */
-export function followResponse(response: NodeResponse, end: (how: AnswerEnd) => void): void {
-  const over = (how: AnswerEnd): void =>
-    end(response.headersSent && response.statusCode >= 400 ? "failed" : how);
+/** Tells how the answer ends, also if it is over already; possibly more than once, of which the first counts. */
+export function followResponse(
+  { incoming, response }: Pick<Exchange<unknown>, "incoming" | "response">,
+  end: (how: AnswerEnd) => void,
+): void {
+  const isError = noteHead({ incoming, response });
+  const over = (how: AnswerEnd): void => {
+    forget?.();
+    end(isError() ? "failed" : how);
+  };
   response.on("finish", () => over(isAborted(response) ? "cut" : "complete"));
   response.on("close", () => over("cut"));
-  if (isGone(response)) over("cut");
+  const forget = response.socket === null ? whenLost(incoming.socket, () => over("cut")) : undefined;
+  if (isGone({ incoming, response })) over("cut");
+}
+
+/**
+ * Tells whether an error was sent. Noted when its head is: a status that is set when an answer breaks is told to nobody,
+ * and an error that a handler has for a client that went says nothing about what was spent until then.
+ */
+function noteHead({ incoming, response }: Pick<Exchange<unknown>, "incoming" | "response">): () => boolean {
+  const { writeHead } = response;
+  let isError = false;
+  response.writeHead = function (...parts) {
+    const isFirst = !response.headersSent;
+    const result = writeHead.apply(this, parts);
+    if (isFirst && response.headersSent) isError = response.statusCode >= 400 && incoming.aborted !== true;
+    return result;
+  };
+  return () => isError;
+}
+
+/**
+ * Calls back when a connection is lost. Node does not tell this to a response that waits for those before it. Returns
+ * what makes it forget that. A client may send any number of requests ahead, so the number of listeners is no leak.
+ */
+function whenLost(socket: Connection, callBack: () => void): () => void {
+  socket.setMaxListeners?.(0);
+  socket.on?.("close", callBack);
+  return () => void socket.off?.("close", callBack);
 }
 
 /**
@@ -123,15 +173,19 @@ export function peekBody(
       incoming.off("close", onClose);
       signal?.removeEventListener("abort", onAbort);
     }
-    /** Before the stream notices that it is empty: from its `end` on nothing can be put back. */
-    function putBack(bytes: Uint8Array | undefined): void {
+    /**
+     * Before the stream notices that it is empty: from its `end` on nothing can be put back. In one piece, since each
+     * of many would cost as much as there are: a client that sends single bytes could stop the process for minutes.
+     */
+    function putBack(isWhole: boolean): void {
       stop();
-      for (const chunk of chunks.reverse()) incoming.unshift(chunk);
-      resolve(bytes);
+      const bytes = joinBytes(chunks);
+      if (bytes.length > 0) incoming.unshift(bytes);
+      resolve(isWhole ? bytes : undefined);
     }
     function onAbort(): void {
       reject(signal?.reason);
-      putBack(undefined);
+      putBack(false);
     }
     function onReadable(): void {
       // Asked first, because to read of nothing lets a stream end.
@@ -142,8 +196,8 @@ export function peekBody(
         size += chunk.byteLength;
       }
       if (isAborted(incoming)) onClose();
-      else if (size > maxBytes) putBack(undefined);
-      else if (isReceived(incoming)) putBack(joinBytes(chunks));
+      else if (size > maxBytes) putBack(false);
+      else if (isReceived(incoming)) putBack(true);
     }
     /** Only if the end comes as a surprise: then the bytes are known, but cannot be put back. */
     function onEnd(): void {
@@ -161,6 +215,8 @@ export function peekBody(
     if (incoming.readableEnded) return resolve(undefined);
     if (isReceived(incoming) && incoming.readableLength === 0) return resolve(new Uint8Array());
     if (Number(incoming.headers["content-length"]) > maxBytes) return resolve(undefined);
+    // Somebody has it decoded: what is read then is text, not what was sent.
+    if (incoming.readableEncoding) return resolve(undefined);
     incoming.on("end", onEnd);
     incoming.on("close", onClose);
     incoming.on("readable", onReadable);
@@ -183,12 +239,12 @@ function orGone(error: unknown): typeof CLIENT_GONE {
 }
 
 /** Whether the client is gone, or somebody else has answered, as a timeout in front of the guard may do. */
-function isTaken(response: NodeResponse): boolean {
-  return response.headersSent || isGone(response);
+function isTaken(exchange: Pick<Exchange<unknown>, "incoming" | "response">): boolean {
+  return exchange.response.headersSent || isGone(exchange);
 }
 
-function isGone({ destroyed, stream }: NodeResponse): boolean {
-  return destroyed || stream?.destroyed === true;
+function isGone({ incoming, response }: Pick<Exchange<unknown>, "incoming" | "response">): boolean {
+  return response.destroyed || response.stream?.destroyed === true || incoming.socket.destroyed === true;
 }
 
 function isAborted({ stream }: NodeRequest | NodeResponse): boolean {
