@@ -76,3 +76,13 @@ test("a GET with a declared body, which is not read, is held as the longest ther
   });
   expect(response.status).toBe(402);
 });
+
+test("what not everyone reads alike is held as the longest there may be", async () => {
+  const { app, headers, used } = await bench(1_000_000);
+  const twice = CHAT.replace("{", '{"n":128,"n":1,');
+  for (const body of [twice, CHAT.replace("[]", "[],"), `\ufeff${CHAT}`]) {
+    const response = await app.request("/v1/chat/completions", { method: "POST", headers, body });
+    expect(response.status).toBe(402);
+  }
+  expect(await used()).toBe(0);
+});

@@ -202,12 +202,38 @@ describe("what a request is estimated at", () => {
       { bytes, headers: ["content-encoding", "identity", "Content-Encoding", "br"] },
       1_000,
     ],
+    [
+      "one of JSON that not everyone reads alike",
+      { bytes, headers: { "content-type": "application/json" } },
+      1_000,
+    ],
+    ["one of a kind of JSON", { bytes, headers: { "content-type": "text/json; charset=utf-16" } }, 1_000],
+    [
+      "one that does not say it is JSON",
+      { bytes: new TextEncoder().encode(' \ufeff{"n":128,"n":1}') },
+      1_000,
+    ],
+    ["one in UTF-16", { bytes: Uint8Array.of(0xff, 0xfe, 0x7b, 0, 0x7d, 0) }, 1_000],
+    ["none, of JSON", { bytes: new Uint8Array(), headers: { "content-type": "application/json" } }, 0],
+    ["a form", { bytes, headers: { "content-type": "multipart/form-data; boundary=b" } }, 7],
     ["one that says it is not compressed", { bytes, headers: { "content-encoding": " Identity " } }, 7],
   ])("%s", (_, request, bodyBytes) => {
     const given = vi.fn(prices.estimate);
     const found = estimateOf({ ...prices, estimate: given }, { ...plain, bytes: undefined, ...request });
     expect(given).toHaveBeenCalledExactlyOnceWith({ model: "gpt-5", body: undefined, bodyBytes });
     expect(found).toEqual(prices.estimate({ model: "gpt-5", body: undefined, bodyBytes }));
+  });
+
+  test.each([
+    ['{"n":128}', 1_000],
+    ["hello", 7],
+    [null, 7],
+    [{}, 7],
+  ])("what a parser made of a body: %j", (body, bodyBytes) => {
+    const given = vi.fn(prices.estimate);
+    const headers = { "content-type": "application/json" };
+    estimateOf({ ...prices, estimate: given }, { ...plain, headers, bytes, body });
+    expect(given).toHaveBeenCalledExactlyOnceWith({ model: "gpt-5", body, bodyBytes });
   });
 
   test.each([{ inputCost: -1 }, { inputCost: undefined }, { inputTokens: 0.5 }, { inputTokens: Number.NaN }])(
