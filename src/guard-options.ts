@@ -50,8 +50,8 @@ export interface GuardOptions<R> {
   /** Scopes that a key needs here. Default none. */
   readonly scopes?: readonly string[] | ((request: R) => readonly string[]);
   /**
-   * The longest body that is read for `model` and for what it costs, in bytes; `prices` take one that was not read, or is
-   * compressed, to be as long. Default 10 MiB, at most 100 MiB.
+   * The longest body that is read for `model` and for what it costs, in bytes; `prices` take one that was not read, is
+   * compressed, or is JSON that not everyone reads alike, to be as long. Default 10 MiB, at most 100 MiB.
    */
   readonly maxBodyBytes?: number;
 }

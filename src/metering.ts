@@ -2,6 +2,7 @@ import { assertAmount, assertCost } from "./cost.js";
 import { type HeaderSource, headerValues } from "./credential.js";
 import type { Cost } from "./documents.js";
 import type { Estimate, Priced, Prices } from "./prices.js";
+import { mayBeJson } from "./strict-json.js";
 import type { ObservedUsage, Usage } from "./usage.js";
 import { askForUsage, type UsageMeter, usageMeter } from "./usage-meter.js";
 import type { UsageReader } from "./usage-readers.js";
@@ -40,13 +41,22 @@ export function estimateOf(
 ): Estimate {
   const isCompressed = isEncoded(headerValues(headers, "content-encoding").join());
   const declared = headerValues(headers, "content-length").map(Number).filter(Number.isSafeInteger);
-  const isKnown = bytes !== undefined && !isCompressed;
+  const isKnown = bytes !== undefined && !isCompressed && !hidesJson(headers, bytes, body);
   const bodyBytes = isKnown ? bytes.byteLength : Math.max(maxBodyBytes, ...declared);
   const estimate = prices.estimate({ model, body, bodyBytes });
   // Cost and tokens are checked by whoever admits; these are used only when nobody is left to be told.
   assertCost(estimate.inputCost);
   assertAmount(estimate.inputTokens, "number of tokens");
   return estimate;
+}
+
+/**
+ * Whether a body may be JSON to whoever serves the request, but is none here, or only a text: then it may ask for any
+ * length of output and any number of choices.
+ */
+function hidesJson(headers: HeaderSource, bytes: Uint8Array, body: unknown): boolean {
+  if (body !== undefined) return typeof body === "string" && /^[\s\ufeff]*\{/.test(body);
+  return bytes.length > 0 && mayBeJson(headers, bytes);
 }
 
 function isEncoded(encoding: string): boolean {

@@ -11,7 +11,7 @@ export interface Priced {
   readonly model: string | readonly string[] | null | undefined;
   /** The parsed JSON body; undefined where there is none that everyone reads alike. */
   readonly body: unknown;
-  /** The length of the body, not compressed. Of one that was not read, the most it may be. */
+  /** The length of the body, not compressed. Of one that could not be read, the most it may be. */
   readonly bodyBytes: number;
 }
 

@@ -46,6 +46,18 @@ export function isJson(contentType: string): boolean {
   return /^application\/(?:[\w.-]+\+)?json[ \t]*(?:;[ \t]*charset="?utf-8"?[ \t]*)?$/i.test(contentType);
 }
 
+/**
+ * Whether somebody may read a body as JSON, though not everyone reads it alike: it is declared as that, in whatever
+ * encoding, or begins as an object does, behind byte order marks, NULs and white space.
+ */
+export function mayBeJson(headers: HeaderSource, body: Uint8Array): boolean {
+  const first = body.find((byte) => !BEFORE_JSON.includes(byte));
+  return first === OPEN_BRACE || headerValues(headers, "content-type").some((type) => /json/i.test(type));
+}
+
+const OPEN_BRACE = 0x7b;
+const BEFORE_JSON: readonly number[] = [0x00, 0x09, 0x0a, 0x0d, 0x20, 0xef, 0xbb, 0xbf, 0xfe, 0xff];
+
 /** The text of bytes that are UTF-8; `undefined` for others. A byte order mark stays, and is then no JSON. */
 export function decodeUtf8(bytes: Uint8Array): string | undefined {
   try {
