@@ -160,6 +160,34 @@ describe("output", () => {
       },
       160,
     ],
+    [
+      "a batch of Gemini",
+      {
+        batch: {
+          inputConfig: {
+            requests: {
+              requests: [
+                { request: { contents: [], generationConfig: { maxOutputTokens: 100 } } },
+                { request: { contents: [], generationConfig: { maxOutputTokens: 30, candidateCount: 2 } } },
+              ],
+            },
+          },
+        },
+      },
+      160,
+    ],
+    [
+      "two open entries of one",
+      {
+        batch: {
+          input_config: {
+            requests: { requests: [{ request: { contents: [] } }, { request: { contents: [] } }, {}] },
+          },
+        },
+      },
+      32_768,
+    ],
+    ["a batch of Gemini in a file", { batch: { input_config: { file_name: "files/1" } } }, 16_384],
     ["an open entry of a batch", { requests: [{ params: { messages } }] }, 16_384],
   ])("%s: what is asked for", (_, body, expected) => {
     expect(outputTokens(body)).toBe(expected);

@@ -433,6 +433,10 @@ describe("paths", () => {
     const gemini = "/v1beta/models/a:batchEmbedContents";
     expect(inJson({ requests: [{ model: "models/a" }, { model: "models/b" }] }, gemini)).toEqual(["a", "b"]);
     expect(inJson({ generateContentRequest: { model: "models/b" } }, gemini)).toEqual(["a", "b"]);
+    const requests = { requests: [{ request: { model: "models/c" } }, { request: {} }] };
+    for (const name of ["inputConfig", "input_config"]) {
+      expect(inJson({ batch: { model: "models/b", [name]: { requests } } }, gemini)).toEqual(["a", "b", "c"]);
+    }
     expect(inJson({ model: "models/a" })).toBe("models/a");
   });
 });
