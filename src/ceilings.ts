@@ -62,7 +62,10 @@ function outputCeiling(body: unknown, longest: readonly (number | undefined)[]):
 type Members = Readonly<Record<string, unknown>>;
 
 /** Where messages have their parts. Nothing of a tool's own input or schema is below these. */
-const PLACES = ["messages", "contents", "requests", "params", "content", "parts", "output"] as const;
+const PLACES = [
+  ...["messages", "contents", "content", "parts", "output"],
+  ...["requests", "params", "batch", "inputConfig", "input_config", "request"],
+];
 
 /** The images, audio and files in messages. Extends what it walks over, so that no nesting can exhaust the stack. */
 function attachmentsOf(body: unknown): readonly Members[] {
@@ -102,9 +105,24 @@ function inlineImage(part: Members): string {
   return isImage && typeof data === "string" ? data : "";
 }
 
+/** The requests of a batch, Anthropic's or Gemini's. */
 function batchOf(body: unknown): readonly unknown[] {
-  if (!isObject(body) || !Array.isArray(body["requests"])) return [];
-  return body["requests"].map((request: unknown) => (isObject(request) ? request["params"] : undefined));
+  const inlined = ["inputConfig", "input_config"].flatMap((name) =>
+    listIn(memberOf(memberOf(memberOf(body, "batch"), name), "requests")),
+  );
+  return [
+    ...listIn(body).map((one) => memberOf(one, "params")),
+    ...inlined.map((one) => memberOf(one, "request")),
+  ];
+}
+
+function listIn(value: unknown): readonly unknown[] {
+  const requests = memberOf(value, "requests");
+  return Array.isArray(requests) ? requests : [];
+}
+
+function memberOf(value: unknown, name: string): unknown {
+  return isObject(value) ? value[name] : undefined;
 }
 
 /** The bound of one choice; undefined for what is no request to generate something. */

@@ -138,11 +138,15 @@ const REQUEST = {
   moderation: hasModel,
 };
 
+/** Gemini's batch, whose requests may each name a model besides that in the path. */
+const INLINED = object({ requests: object({ requests: list(object({ request: hasModel })) }) });
+
 /** Where models stand in a JSON body. */
 const BODY: Reader = object({
   ...REQUEST,
   session: object(SESSION),
   requests: list(object({ model, params: object(REQUEST) })),
+  batch: object({ model, inputConfig: INLINED, input_config: INLINED }),
   generateContentRequest: hasModel,
   generate_content_request: hasModel,
   // An uploaded file of requests, each with a model of its own.
