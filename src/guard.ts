@@ -120,8 +120,10 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R> | Observ
       return { answer, judged: { would: "answer" } };
     }
     const form = errorForm(url, headers);
-    const address = options.address === undefined ? arriving.address : options.address(request);
-    const scopes = typeof options.scopes === "function" ? options.scopes(request) : options.scopes;
+    const address =
+      options.address === undefined ? arriving.address : atOnce("address", options.address(request));
+    const scopes =
+      typeof options.scopes === "function" ? atOnce("scopes", options.scopes(request)) : options.scopes;
 
     function refused(decision: Refused): Answered {
       const answer = renderRefusal(decision, { requestId, wire: gate.wire, form });
@@ -153,7 +155,8 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R> | Observ
     const isAsked = prices !== undefined || [options.model, cost, tokens].some(isFunction);
     const value = isAsked && body !== undefined ? (read.value ?? parseJsonBody(headers, body)) : undefined;
     const named = (): Admission["model"] => requestedModels({ method, url, headers, body });
-    const model = options.model === undefined ? named() : options.model(request, value, named);
+    const model =
+      options.model === undefined ? named() : atOnce("model", options.model(request, value, named));
     if (prices === undefined) {
       const admission = {
         model,
@@ -236,6 +239,13 @@ function book(decision: Allowed, booking: Booking): Promise<void> {
   if (booking.call === "void") return decision.void();
   if (booking.call === "settle") return decision.settle(booking.cost, booking.usage);
   return decision.settleUnknown(booking.cost);
+}
+
+/** A function that is asynchronous by mistake must not be taken for one that cannot tell, nor end the process when it rejects. */
+function atOnce<T>(name: string, told: T): T {
+  if (!(told instanceof Promise)) return told;
+  told.catch(() => {});
+  throw new TypeError(`options.${name} must not be asynchronous.`);
 }
 
 function isPreflight({ method, headers }: Arriving<unknown>): boolean {
