@@ -654,7 +654,12 @@ describe("with prices", () => {
     ["one that is much longer than it", { ...post(""), headers: { "content-length": "500" } }, 500],
     ["one that is compressed", { ...post("x"), headers: { "content-encoding": "gzip" } }, 20],
     ["none", { method: "POST" }, 0],
-    ["GET, whatever it says", { headers: { "content-length": "500" } }, 0],
+    ["GET", {}, 0],
+    [
+      "GET that says it has some, for a handler of all methods",
+      { headers: { "content-length": "500" } },
+      500,
+    ],
   ])("the bytes of %s", async (_, init, bodyBytes) => {
     const asked: unknown[] = [];
     const noting: Prices = {
