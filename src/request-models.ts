@@ -157,6 +157,8 @@ const BODY: Reader = object({
 const FORM: ReadonlyMap<string, Reader> = new Map([
   ["model", model],
   ["svg[model]", model],
+  // Says how the other fields are encoded, to whoever keeps to the standard of HTML.
+  ["_charset_", (text) => typeof text === "string" && /^utf-?8$/i.test(text)],
   ["session", (text, found) => typeof text === "string" && readJson(text, object(SESSION), found)],
 ]);
 
