@@ -28,7 +28,7 @@ export interface NodeRequest {
 }
 
 /** What is used of the connection. Those of injected requests have little of it. */
-export interface Connection {
+interface Connection {
   readonly remoteAddress?: string | undefined;
   readonly destroyed?: boolean;
   on?(event: string, listener: () => void): unknown;
@@ -54,6 +54,8 @@ export interface NodeResponse {
 
 /** What both have over HTTP/2. It alone tells of a client that went: what it sent and was sent seems to be complete. */
 export interface Http2Stream {
+  /** False: there is a body, declared or not. */
+  readonly endAfterHeaders?: boolean;
   readonly aborted: boolean;
   readonly destroyed: boolean;
 }
@@ -87,7 +89,8 @@ export async function passExchange<R>(guard: Guard<R>, exchange: Exchange<R>): P
   // What nobody has read by then would keep the next request on this connection waiting.
   response.on("close", () => void incoming.resume());
 
-  const passed = await guard.pass(exchange, read).catch(orGone);
+  const arriving = incoming.stream?.endAfterHeaders === false ? { ...exchange, isBodied: true } : exchange;
+  const passed = await guard.pass(arriving, read).catch(orGone);
   if (passed === CLIENT_GONE) return undefined;
   if (passed.answer !== undefined) {
     if (!isTaken(exchange)) await send(passed.answer);

@@ -36,6 +36,8 @@ export interface Arriving<R> {
   readonly url: string;
   readonly headers: Arrival["headers"];
   readonly address: string | undefined;
+  /** The connection tells of a body, which then is read whatever the method. */
+  readonly isBodied?: boolean;
 }
 
 /** A body that was read: its bytes, and the headers that say what they are where those of the request do not. */
@@ -47,7 +49,7 @@ export interface ReadBody {
 }
 
 /**
- * Called at most once, and never for a GET or HEAD, whose bodies some hide. Gives up when `signal` is aborted, and has
+ * Called at most once, and for a GET or HEAD, whose bodies some hide, only if it is bodied. Gives up when `signal` is aborted, and has
  * put back by then what was read.
  */
 export type ReadsBody = (maxBytes: number, signal?: AbortSignal) => Promise<ReadBody>;
@@ -136,7 +138,8 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R> | Observ
       return {
         admit: (read) =>
           orFault({ requestId, form, gate }, async () => {
-            const body = isBodiless(method) ? { bytes: undefined } : await read(maxBodyBytes);
+            const isUnread = isBodiless(method) && arriving.isBodied !== true;
+            const body = isUnread ? { bytes: undefined } : await read(maxBodyBytes);
             const asked = await judge(arriving, body, identified);
             const decision = await identified.admit(asked.admission);
             if (!decision.allowed) return refused(decision);
@@ -154,7 +157,9 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R> | Observ
     const { cost = 1, tokens = 0 } = options;
     const isAsked = prices !== undefined || [options.model, cost, tokens].some(isFunction);
     const value = isAsked && body !== undefined ? (read.value ?? parseJsonBody(headers, body)) : undefined;
-    const named = (): Admission["model"] => requestedModels({ method, url, headers, body });
+    const isUnread = body === undefined && arriving.isBodied === true;
+    const named = (): Admission["model"] =>
+      requestedModels({ method, url, headers, body: isUnread ? NO_TEXT : body });
     const model =
       options.model === undefined ? named() : atOnce("model", options.model(request, value, named));
     if (prices === undefined) {
@@ -166,7 +171,7 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R> | Observ
       return { admission };
     }
     // What nothing is generated for costs nothing but a price per request, however the path names a model.
-    const isBrought = (body?.byteLength ?? 0) > 0 || mayHaveBody(method, arriving.headers);
+    const isBrought = isUnread || (body?.byteLength ?? 0) > 0 || mayHaveBody(method, arriving.headers);
     const priced = generatesNothing(arriving, isBrought)
       ? { model: null, bytes: NO_BYTES, body: undefined }
       : { model: resolve(model), bytes: isBrought ? body : NO_BYTES, body: value };
@@ -267,6 +272,9 @@ function isFunction(option: unknown): boolean {
 }
 
 const NO_BYTES = new Uint8Array();
+
+/** Stands for a body that is there, declared nowhere, and was not read. */
+const NO_TEXT = Uint8Array.of(0xff);
 
 function isBodiless(method: string): boolean {
   return method === "GET" || method === "HEAD";
