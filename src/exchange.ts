@@ -71,6 +71,12 @@ export interface Exchange<R> extends Arriving<R> {
   readonly setHeader?: (name: string, value: string) => unknown;
 }
 
+/** Where it is seen how an answer ends. */
+interface Answering {
+  readonly incoming: Pick<NodeRequest, "aborted" | "socket">;
+  readonly response: NodeResponse;
+}
+
 const CLIENT_GONE: unique symbol = Symbol("The client went away while its body was read.");
 
 /**
@@ -104,8 +110,6 @@ export async function passExchange<R>(guard: Guard<R>, exchange: Exchange<R>): P
   }
   for (const [name, value] of Object.entries(headers)) setHeader(name, value);
   if (end === undefined) return marks;
-  const isError = noteHead(exchange);
-  const endMeter = meter && meterResponse(response, meter);
   let endMeter: (() => void) | undefined;
   followResponse(exchange, (how) => {
     endMeter?.();
@@ -116,10 +120,7 @@ export async function passExchange<R>(guard: Guard<R>, exchange: Exchange<R>): P
 }
 
 /** Tells how the answer ends, also if it is over already; possibly more than once, of which the first counts. */
-export function followResponse(
-  { incoming, response }: Pick<Exchange<unknown>, "incoming" | "response">,
-  end: (how: AnswerEnd) => void,
-): void {
+export function followResponse({ incoming, response }: Answering, end: (how: AnswerEnd) => void): void {
   const isError = noteHead({ incoming, response });
   const over = (how: AnswerEnd): void => {
     forget?.();
@@ -135,7 +136,7 @@ export function followResponse(
  * Tells whether an error was sent. Noted when its head is: a status that is set when an answer breaks is told to nobody,
  * and an error that a handler has for a client that went says nothing about what was spent until then.
  */
-function noteHead({ incoming, response }: Pick<Exchange<unknown>, "incoming" | "response">): () => boolean {
+function noteHead({ incoming, response }: Answering): () => boolean {
   const { writeHead } = response;
   let isError = false;
   response.writeHead = function (...parts) {
@@ -242,11 +243,11 @@ function orGone(error: unknown): typeof CLIENT_GONE {
 }
 
 /** Whether the client is gone, or somebody else has answered, as a timeout in front of the guard may do. */
-function isTaken(exchange: Pick<Exchange<unknown>, "incoming" | "response">): boolean {
+function isTaken(exchange: Answering): boolean {
   return exchange.response.headersSent || isGone(exchange);
 }
 
-function isGone({ incoming, response }: Pick<Exchange<unknown>, "incoming" | "response">): boolean {
+function isGone({ incoming, response }: Answering): boolean {
   return response.destroyed || response.stream?.destroyed === true || incoming.socket.destroyed === true;
 }
 

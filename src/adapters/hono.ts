@@ -1,7 +1,7 @@
 import type { Context, MiddlewareHandler } from "hono";
 import { type BodyEnd, followBody, readBytes } from "../body.js";
 import type { Allowed } from "../decision.js";
-import { followResponse, type NodeResponse } from "../exchange.js";
+import { followResponse, type NodeRequest, type NodeResponse } from "../exchange.js";
 import { createGuard, type Passed } from "../guard.js";
 import type { GuardOptions, ObservingOptions } from "../guard-options.js";
 import type { Answer } from "../http.js";
@@ -53,13 +53,13 @@ export function keystile(
     const { raw } = c.req;
     const { incoming } = bindingsOf(c);
     const url = incoming?.url ?? raw.url.slice(raw.url.indexOf("/", "https://".length));
-    const address = incoming?.socket?.remoteAddress;
+    const address = incoming?.socket.remoteAddress;
     const arriving = { request: c, method: raw.method, url, headers: raw.headers, address };
     const passed = await guard.pass(arriving, async (maxBytes, signal) => ({
       bytes: await readBytes(raw, maxBytes, signal),
     }));
     if (passed.answer !== undefined) return respond(passed.answer);
-    const isGone = incoming?.aborted === true || incoming?.socket?.destroyed === true;
+    const isGone = incoming?.aborted === true || incoming?.socket.destroyed === true;
     if (isGone && passed.marks.keystile !== undefined) {
       // The client went while it was judged; over HTTP/2 what it had sent of a body seems to be all. Nobody reads this.
       passed.end?.("failed");
@@ -97,7 +97,7 @@ function finish(c: Context, gate: Keystile, passed: Passed, answered: boolean): 
   const { incoming, outgoing } = bindingsOf(c);
   // Without a copy of the answer, which costs more than all the rest.
   if (answered && incoming !== undefined && outgoing !== undefined && meter === undefined) {
-    followResponse(outgoing, end);
+    followResponse({ incoming, response: outgoing }, end);
     return;
   }
   const ended = answered ? answerEnd(c, passed).catch(() => "cut" as const) : unanswered(c);
@@ -130,11 +130,7 @@ function respond({ status, headers, body }: Answer): Response {
 
 /** What `@hono/node-server` has under a request; its request alone has the URL as it was received. */
 interface Bindings {
-  readonly incoming?: {
-    readonly url?: string;
-    readonly socket?: { readonly remoteAddress?: string; readonly destroyed?: boolean };
-    readonly aborted?: boolean;
-  };
+  readonly incoming?: Pick<NodeRequest, "url" | "aborted" | "socket">;
   readonly outgoing?: NodeResponse;
 }
 
