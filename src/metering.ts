@@ -142,6 +142,8 @@ function billableUsage(
 function costOf({ prices, asked }: Pricing, usage: Usage): Cost | undefined {
   try {
     const cost: unknown = prices.cost(usage, asked);
+    // Asynchronous by mistake: nothing waits for it, and it must not end the process when it rejects.
+    if (cost instanceof Promise) cost.catch(() => {});
     assertCost(cost);
     assertAmount(usage.inputTokens + usage.outputTokens, "number of tokens");
     return cost;

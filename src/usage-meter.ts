@@ -46,6 +46,8 @@ function cautious(read: UsageReader): UsageReader {
   return (message, soFar) => {
     try {
       const observed = read(message, soFar);
+      // Asynchronous by mistake: it must not end the process when it rejects.
+      if (observed instanceof Promise) observed.catch(() => {});
       return observed !== undefined && COUNTS.every((name) => isCount(observed.usage[name]))
         ? observed
         : soFar;

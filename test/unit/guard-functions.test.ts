@@ -3,6 +3,7 @@ import { afterEach, beforeEach, expect, test } from "vitest";
 import { keystile } from "../../src/adapters/hono.js";
 import type { GuardOptions } from "../../src/guard-options.js";
 import { createKeystile } from "../../src/keystile.js";
+import type { Prices } from "../../src/prices.js";
 import { memoryStore } from "../../src/stores/memory.js";
 
 const unhandled: unknown[] = [];
@@ -38,3 +39,25 @@ test.each(["model", "scopes", "address"])(
     await gate.close();
   },
 );
+
+test.each(["cost", "readUsage"])("%s that is asynchronous by mistake has told nothing", async (name) => {
+  const gate = createKeystile({ store: memoryStore() });
+  const { secret, key } = await gate.keys.issue({ quota: 100 });
+  const prices: Prices = {
+    estimate: () => ({ cost: 7, tokens: 0, inputCost: 0, inputTokens: 0 }),
+    cost: name === "cost" ? (rejects as never) : () => 3,
+  };
+  const options = name === "cost" ? { prices } : { prices, readUsage: rejects as never };
+  const app = new Hono()
+    .use(keystile(gate, options))
+    .post("*", (c) => c.json({ usage: { prompt_tokens: 1, completion_tokens: 1 } }));
+  const body = JSON.stringify({ model: "m" });
+  const headers = { "x-api-key": secret, "content-type": "application/json" };
+  const response = await app.request("/", { method: "POST", headers, body });
+  await response.text();
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  await gate.flush();
+  expect((await gate.keys.get(key.id))?.quota).toMatchObject({ used: 7, held: 0 });
+  expect(unhandled.splice(0)).toEqual([]);
+  await gate.close();
+});
