@@ -10,6 +10,8 @@ const BEHAVIOUR = readdirSync("test/unit")
 /** By one instance in memory they are run as what they are: as unit tests. */
 const OVER: readonly Partial<ProvidedContext>[] = [
   { instances: "several" },
+  { leased: true },
+  { leased: true, instances: "several" },
   ...(["sqlite", "postgres", "redis"] as const).flatMap((storeKind) => [
     { storeKind },
     { storeKind, instances: "several" as const },
@@ -54,11 +56,15 @@ export default defineConfig({
       {
         test: { name: "alone", include: ALONE, maxWorkers: 1, sequence: { groupOrder: 1 }, ...SERVED },
       },
-      ...OVER.map(({ storeKind, instances }) => ({
+      ...OVER.map(({ storeKind, instances, leased }) => ({
         test: {
-          name: [storeKind ?? "memory", ...(instances ? [instances] : [])].join("-"),
+          name: [storeKind ?? "memory", instances, leased && "leased"].filter(Boolean).join("-"),
           include: BEHAVIOUR,
-          provide: { ...(storeKind && { storeKind }), ...(instances && { instances }) },
+          provide: {
+            ...(storeKind && { storeKind }),
+            ...(instances && { instances }),
+            ...(leased && { leased }),
+          },
           globalSetup: storeKind === "postgres" ? ["test/setup/postgres-server.ts"] : [],
           testTimeout: 60_000,
           hookTimeout: 60_000,

@@ -59,8 +59,8 @@ export interface GroupCommit {
 }
 
 export interface GroupCommitOptions extends Omit<Surroundings, "nextSeq" | "identity"> {
-  /** The name of this process in documents; never used by another one. */
-  readonly processId: string;
+  /** The name of this process in documents, never used by another one. Asked for once, with the first document. */
+  readonly nameProcess: () => string;
   /** Documents kept in memory beyond those in use. */
   readonly cacheSize: number;
 }
@@ -91,7 +91,7 @@ const BATCH = 256;
 /** How many documents are looked at to make room for one. */
 const EVICTION_TRIES = 16;
 
-export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOptions): GroupCommit {
+export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitOptions): GroupCommit {
   const { session, runtime } = options;
   const members = new Map<string, Member>();
   /** The group of every document that may be cached, the least recently used one first. */
@@ -100,6 +100,7 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
   const unfinished = new Set<Member>();
   let onQuiet: (() => void)[] = [];
   let lastSeq = 0;
+  let processId: string | undefined;
   let generation = 0;
   let isLetGo = false;
 
@@ -108,6 +109,7 @@ export function groupCommit({ processId, cacheSize, ...options }: GroupCommitOpt
     nextSeq: () => ++lastSeq,
     identity(spent) {
       if (spent) generation += 1;
+      processId ??= nameProcess();
       return `${processId}.${generation}`;
     },
   };

@@ -55,10 +55,14 @@ export function createKeystile(options: KeystileOptions): Keystile {
   const settings = parseKeystileOptions(options);
   const { holdMs, storeTimeoutMs, cacheSize, drainMs, realm, codes, runtime = systemRuntime } = settings;
   const session = storeSession(settings.store, runtime, storeTimeoutMs);
-  const processId = Array.from(runtime.randomBytes(9), (byte) => byte.toString(36).padStart(2, "0")).join("");
   const events = eventHub();
   const commit = groupCommit({
-    ...{ session, runtime, processId, holdMs, storeTimeoutMs, cacheSize },
+    ...{ session, runtime, holdMs, storeTimeoutMs, cacheSize },
+    nameProcess() {
+      // Not before: where a gate is made beside a handler, some platforms allow neither timers nor randomness.
+      cancelTick = runtime.setTimer(tick, tickMs, true);
+      return Array.from(runtime.randomBytes(9), (byte) => byte.toString(36).padStart(2, "0")).join("");
+    },
     thresholds: settings.thresholds,
     onWritten: (id, before, after) => tellWritten(events, id, before, after),
   });
@@ -72,7 +76,7 @@ export function createKeystile(options: KeystileOptions): Keystile {
 
   // Often enough that a hold is renewed well before a third of its life is left, even if one tick is missed.
   const tickMs = Math.min(holdMs / 6, settings.requestTimeoutMs);
-  let cancelTick = runtime.setTimer(tick, tickMs, true);
+  let cancelTick = (): void => {};
   function tick(): void {
     requests.sweep();
     commit.renew();

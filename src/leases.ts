@@ -96,7 +96,7 @@ export function leases(
 ): Leases {
   const traffics = new Map<string, Traffic>();
   const unposted = new Set<LiveLease>();
-  let isTicking = false;
+  let cancelTick: (() => void) | undefined;
 
   function admit({ subject, documents, facts, cost, tokens }: Asked): Leased | undefined {
     const traffic = traffics.get(subject.keyId);
@@ -223,13 +223,11 @@ export function leases(
   }
 
   function startTicking(): void {
-    if (isTicking) return;
-    isTicking = true;
-    runtime.setTimer(tick, revalidateMs / 2, true);
+    cancelTick ??= runtime.setTimer(tick, revalidateMs / 2, true);
   }
 
   function tick(): void {
-    isTicking = false;
+    cancelTick = undefined;
     const time = runtime.monotonicMs();
     for (const [keyId, traffic] of traffics) {
       if (traffic.lease !== undefined && !isValid(traffic.lease)) endLease(traffic);
@@ -257,6 +255,9 @@ export function leases(
       traffics.clear();
       for (const lease of [...unposted]) postOne(lease);
       await Promise.all(asking);
+      if (traffics.size > 0 || unposted.size > 0) return;
+      cancelTick?.();
+      cancelTick = undefined;
     },
   };
 }

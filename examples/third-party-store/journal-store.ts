@@ -41,7 +41,7 @@ export async function openJournalStore(path: string): Promise<Store> {
   /** S10: copies, since callers may do to a document what they like. */
   function find(ids: readonly string[]): Document[] {
     if (!isOpen) throw new KeystileError("store_unavailable", "closed", { mayHaveHappened: false });
-    return structuredClone(ids.flatMap((id) => documents.get(id) ?? []));
+    return JSON.parse(JSON.stringify(ids.flatMap((id) => documents.get(id) ?? [])));
   }
 
   async function exchange(groups: Parameters<Store["write"]>[0]): ReturnType<Store["write"]> {

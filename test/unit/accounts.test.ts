@@ -5,7 +5,7 @@ import type { Cost } from "../../src/documents.js";
 import type { KeystileEvent } from "../../src/events.js";
 import type { Keystile } from "../../src/keystile.js";
 import { sumUsage } from "../../src/usage-reports.js";
-import { instancesOf, newGate } from "../setup/new-gate.js";
+import { instancesOf, newGate, settled } from "../setup/new-gate.js";
 import { idle } from "../setup/new-store.js";
 import { faultyStore, manualTime } from "./faulty-store.js";
 
@@ -757,6 +757,6 @@ function subscribe(
 async function spend(gate: Keystile, secret: string, cost: Cost): Promise<string> {
   const decision = await gate.authorize({ ...bearer(secret), cost });
   if (!decision.allowed) return decision.refusal.reason;
-  await decision.settle();
+  await settled(gate, decision.settle());
   return String(cost);
 }

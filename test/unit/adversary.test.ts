@@ -441,7 +441,7 @@ test("an account that is never at rest keeps no more of its keys in memory than 
   const commit = groupCommit({
     session: storeSession(store, systemRuntime, 5_000),
     runtime: systemRuntime,
-    processId: "process",
+    nameProcess: () => "process",
     ...{ holdMs: 60_000, storeTimeoutMs: 5_000, cacheSize: 50 },
     thresholds: { percentLeft: [], balanceLeft: [] },
     onWritten: () => {},

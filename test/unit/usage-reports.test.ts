@@ -6,7 +6,7 @@ import type { Keystile } from "../../src/keystile.js";
 import type { IssueInput } from "../../src/policy-input.js";
 import type { Json } from "../../src/store.js";
 import { sumUsage, type UsageQuery, type UsageRow, usageCsv } from "../../src/usage-reports.js";
-import { newGate } from "../setup/new-gate.js";
+import { newGate, settled } from "../setup/new-gate.js";
 import { damage, type FaultyStore, faultyStore, type ManualTime, manualTime } from "./faulty-store.js";
 
 interface Bench {
@@ -34,7 +34,7 @@ describe("rows", () => {
     await spend(keystile, secret, { cost: 7, model: "b", tokens: [1, 2] });
     await spend(keystile, secret, { cost: 3, model: "a" });
     const { decision } = await admitted(keystile, secret, { model: "b" });
-    await decision.void();
+    await settled(keystile, decision.void());
     await passDays(time, 1);
     await spend(keystile, secret, { cost: 2, model: "b" });
     expect(await keystile.usage.query()).toEqual({
@@ -540,7 +540,7 @@ async function spend(keystile: Keystile, secret: string, spending: Spending): Pr
   const { decision, cost } = await admitted(keystile, secret, spending);
   const [inputTokens, outputTokens] = spending.tokens ?? [0, 0];
   const parts = { cachedInputTokens: 0, cacheWriteTokens: 0, reasoningTokens: 0 };
-  await decision.settle(cost, { ...parts, inputTokens, outputTokens });
+  await settled(keystile, decision.settle(cost, { ...parts, inputTokens, outputTokens }));
 }
 
 /** A new key that was used once. */

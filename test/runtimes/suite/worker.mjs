@@ -7,15 +7,14 @@ import { memoryStore } from "keystile/memory";
 import { CORE, guarded } from "./core.mjs";
 import { report } from "./report.mjs";
 
-/** One per isolate, made by the first request: the platform allows neither timers nor randomness before it. */
-let gate;
+/** One per isolate, made beside the handler, where the platform allows neither timers nor randomness. */
+const gate = createKeystile({ store: memoryStore() });
 const app = new Hono();
 app.post("/issue", async (c) => {
-  gate ??= createKeystile({ store: memoryStore() });
   const { secret, key } = await gate.keys.issue(await c.req.json());
   return c.json({ secret, keyId: key.id });
 });
-app.use("/v1/*", (c, next) => keystile(gate, { cost: 2 })(c, next));
+app.use("/v1/*", keystile(gate, { cost: 2 }));
 app.post("/v1/chat/completions", async (c) =>
   c.json({ key: c.get("keystile").key.id, ...(await c.req.json()) }),
 );
