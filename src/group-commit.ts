@@ -77,8 +77,8 @@ interface Member {
   readonly lane: Lane;
   /** `in flight`: the lane decides, writes or confirms it. */
   phase: "at rest" | "ready" | "in flight";
-  /** Whether a timer will look after it. */
-  isResuming: boolean;
+  /** The timer that will look after it. */
+  resuming: { readonly atMs: number; readonly cancel: () => void } | undefined;
 }
 
 const LANES = 4;
@@ -140,17 +140,20 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
   }
 
   function resumeAfter(member: Member, pauseMs: number): void {
-    if (member.isResuming) return;
-    member.isResuming = true;
-    runtime.setTimer(
+    const atMs = runtime.monotonicMs() + pauseMs;
+    if (member.resuming !== undefined && member.resuming.atMs <= atMs) return;
+    // Who has to wait for less than what was there before must not wait for that.
+    member.resuming?.cancel();
+    const cancel = runtime.setTimer(
       () => {
-        member.isResuming = false;
+        member.resuming = undefined;
         if (unfinished.has(member)) schedule(member);
       },
       pauseMs,
       // Who waits for something must not see the process end.
       member.group.waiting(isLetGo) === 0,
     );
+    member.resuming = { atMs, cancel };
   }
 
   async function run(lane: Lane): Promise<void> {
@@ -269,7 +272,7 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
   function join(anchorId: string): Member {
     const group = liveGroup(anchorId, surroundings);
     const lane = lanes[laneOf(anchorId)] as Lane;
-    const member: Member = { group, lane, phase: "at rest", isResuming: false };
+    const member: Member = { group, lane, phase: "at rest", resuming: undefined };
     members.set(anchorId, member);
     return member;
   }

@@ -111,8 +111,8 @@ export function taskLine(runtime: Runtime, storeTimeoutMs: number): TaskLine {
     waiting: () => waiting,
     lastTurn: () => lastTurn,
     dueInMs() {
-      // What never had to be postponed is due at any time.
-      const isDue = waiting.some(({ resumeAtMs }) => resumeAtMs === 0);
+      // What never had to be postponed is due at any time; so is nothing at all, which else would be for ever.
+      const isDue = waiting.length === 0 || waiting.some(({ resumeAtMs }) => resumeAtMs === 0);
       if (isDue) return 0;
       const first = waiting.reduce((least, { resumeAtMs }) => Math.min(least, resumeAtMs), Infinity);
       return first - runtime.monotonicMs();
