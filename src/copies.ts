@@ -27,8 +27,7 @@ export function withEntry<T>(
   name: string,
   entry: T,
 ): Record<string, T> {
-  const copy: Record<string, T> = {};
-  for (const other in entries) if (Object.hasOwn(entries, other)) copy[other] = entries[other] as T;
+  const copy = copyEntries(entries);
   copy[name] = entry;
   return copy;
 }
@@ -40,9 +39,14 @@ export function withEntries<T>(
 ): Readonly<Record<string, T>> {
   const names = Object.keys(more);
   if (names.length === 0) return entries;
+  const copy = copyEntries(entries);
+  for (const name of names) copy[name] = more[name] as T;
+  return copy;
+}
+
+function copyEntries<T>(entries: Readonly<Record<string, T>>): Record<string, T> {
   const copy: Record<string, T> = {};
   for (const name in entries) if (Object.hasOwn(entries, name)) copy[name] = entries[name] as T;
-  for (const name of names) copy[name] = more[name] as T;
   return copy;
 }
 

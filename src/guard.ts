@@ -5,10 +5,10 @@ import { isKeystileError, KeystileError } from "./errors.js";
 import { checkGuardOptions, type GuardOptions, type ObservingOptions } from "./guard-options.js";
 import {
   type Answer,
-  admittedHeaders,
   type ErrorForm,
   errorForm,
   newRequestId,
+  rateLimitHeaders,
   renderFault,
   renderRefusal,
   requestIdHeaders,
@@ -49,8 +49,8 @@ export interface ReadBody {
 }
 
 /**
- * Called at most once, and for a GET or HEAD, whose bodies some hide, only if it is bodied. Gives up when `signal` is aborted, and has
- * put back by then what was read.
+ * Called at most once, and for a GET or HEAD, whose bodies some hide, only if it is bodied. Gives up when `signal` is
+ * aborted, and has put back by then what was read.
  */
 export type ReadsBody = (maxBytes: number, signal?: AbortSignal) => Promise<ReadBody>;
 
@@ -143,7 +143,10 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R> | Observ
             const asked = await judge(arriving, body, identified);
             const decision = await identified.admit(asked.admission);
             if (!decision.allowed) return refused(decision);
-            const told = admittedHeaders(decision.limits, requestId, gate.wire.rateLimitHeaders);
+            const told = {
+              ...rateLimitHeaders(decision.limits, gate.wire.rateLimitHeaders),
+              ...requestIdHeaders(requestId),
+            };
             const { meter, end } = answering(method, decision, asked, options);
             return { decision, headers: told, meter, end };
           }),

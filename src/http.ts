@@ -98,18 +98,6 @@ export function rateLimitHeaders(
   return { ...tightestHeaders(limits), ...policyHeaders(limits) };
 }
 
-/** For the answer to a request that was admitted: where the limits stand, and the id of the request. */
-export function admittedHeaders(
-  limits: readonly LimitStatus[],
-  requestId: string,
-  which?: Wire["rateLimitHeaders"],
-): Record<string, string> {
-  const headers = rateLimitHeaders(limits, which);
-  headers["x-request-id"] = requestId;
-  headers["request-id"] = requestId;
-  return headers;
-}
-
 /** The id of one request under the two names that SDKs look for: OpenAI's and Anthropic's. */
 export function requestIdHeaders(requestId: string): Record<string, string> {
   return { "x-request-id": requestId, "request-id": requestId };

@@ -107,13 +107,13 @@ export function isPurse(name: string): boolean {
 
 /** The amounts of money. */
 export function pursesOf(amounts: Amounts): Amounts {
-  const names = Object.keys(amounts);
-  return names.every(isPurse) ? amounts : pick(amounts, names.filter(isPurse));
+  return Object.keys(amounts).every(isPurse) ? amounts : pick(amounts, isPurse);
 }
 
-function pick(amounts: Amounts, names: readonly string[]): Amounts {
+/** The amounts of some names. */
+export function pick(amounts: Amounts, keeps: (name: string) => boolean): Amounts {
   const picked: Record<string, number> = {};
-  for (const name of names) picked[name] = amounts[name] as number;
+  for (const name of Object.keys(amounts)) if (keeps(name)) picked[name] = amounts[name] as number;
   return picked;
 }
 
@@ -145,8 +145,5 @@ function plus(a: number, b: number): number {
 /** A counter that was reset meanwhile has nothing left to give back. */
 function takenBack(used: Amounts, amounts: Amounts): Amounts {
   const left = add(used, pursesOf(amounts), -1);
-  return pick(
-    left,
-    Object.keys(left).filter((name) => (left[name] as number) > 0),
-  );
+  return pick(left, (name) => (left[name] as number) > 0);
 }

@@ -95,6 +95,7 @@ export function liveGroup(anchorId: string, surroundings: Surroundings): LiveGro
   const unanswered = unansweredAttempts(anchorId);
   const renewals = new Set<string>();
   const pace = pacing(runtime, session, storeTimeoutMs);
+
   // ── an attempt ──────────────────────────────────────────────────────────────────────────────────────────
 
   function choose(timeMs: number): readonly string[] {

@@ -1,5 +1,6 @@
 import { cycleAt } from "./cycle.js";
-import type { AccountRecord, Amounts, KeyRecord, Plan, Subscription } from "./documents.js";
+import type { AccountRecord, KeyRecord, Plan, Subscription } from "./documents.js";
+import { pick } from "./ledger.js";
 import type { Reason } from "./refusal.js";
 
 /** `unpaid`: suspended for payment, after its grace. `cancelled`: works until it ends. */
@@ -111,8 +112,4 @@ function isCycling(purse: string): boolean {
 
 function cycleOf(purse: string): string {
   return purse.slice(purse.indexOf("@") + 1);
-}
-
-function pick(amounts: Amounts, keeps: (name: string) => boolean): Amounts {
-  return Object.fromEntries(Object.entries(amounts).filter(([name]) => keeps(name)));
 }

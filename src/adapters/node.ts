@@ -38,10 +38,10 @@ export function keystile<R extends NodeRequest = NodeRequest>(
 ): (request: R, response: NodeResponse) => Promise<Allowed | Judged | undefined> {
   const guard = createGuard(gate, options);
   return async (request, response) => {
-    const { method = "", url = "", rawHeaders: headers, socket } = request;
-    const address = socket.remoteAddress;
-    const exchange = { request, method, url, headers, address, incoming: request, response };
-    const marks = await passExchange(guard, exchange);
+    const marks = await passExchange(
+      guard,
+      Object.assign(arrivingOf(request), { incoming: request, response }),
+    );
     return marks?.keystile ?? marks?.keystileJudged;
   };
 }
@@ -95,9 +95,7 @@ export function guardUpgrade<R extends NodeRequest, S extends UpgradeSocket, H e
   const guard = createGuard(gate, guardOptions);
 
   async function judge(request: R, socket: S, head: H): Promise<void> {
-    const { method = "", url = "", rawHeaders: headers } = request;
-    const arriving = { request, method, url, headers, address: request.socket.remoteAddress };
-    const passed = await guard.pass(arriving, async () => ({ bytes: undefined }));
+    const passed = await guard.pass(arrivingOf(request), async () => ({ bytes: undefined }));
     if (passed.answer !== undefined) {
       // No time-out of the server counts here any more, and a client may keep its half open.
       socket.on("finish", () => socket.destroy());
@@ -122,6 +120,11 @@ export function guardUpgrade<R extends NodeRequest, S extends UpgradeSocket, H e
       onError(error);
     });
   };
+}
+
+function arrivingOf<R extends NodeRequest>(request: R) {
+  const { method = "", url = "", rawHeaders: headers, socket } = request;
+  return { request, method, url, headers, address: socket.remoteAddress };
 }
 
 /** An answer on a bare socket, which is closed after it. */
