@@ -1,3 +1,4 @@
+import { type Part, partOf } from "./attempt.js";
 import type { Task } from "./task-line.js";
 
 /** Documents of one attempt. Each may close a day, which makes it another one; a group has at most 32. */
@@ -10,6 +11,10 @@ export function chooseDocuments(
   tasks: readonly Task[],
   timeMs: number,
 ): readonly string[] {
+  const [task] = tasks;
+  // Of most groups, one request waits, and the list of its documents is there already.
+  if (tasks.length === 1 && renewals.size === 0 && task !== undefined && task.resumeAtMs <= timeMs)
+    return task.ids.all;
   const ids = [anchorId];
   // Holds that are due come first, but leave half of the room to whoever waits.
   let room = MAX_DOCUMENTS / 2;
@@ -17,6 +22,17 @@ export function chooseDocuments(
   for (const task of tasks) if (task.resumeAtMs <= timeMs) want(ids, task.ids.all);
   for (const id of renewals) want(ids, [id]);
   return ids;
+}
+
+/** The tasks that are due and whose documents are there. */
+export function readyTasks(
+  waiting: readonly Task[],
+  parts: readonly Part[],
+  timeMs: number,
+): readonly Task[] {
+  const isReady = ({ ids, resumeAtMs }: Task): boolean =>
+    resumeAtMs <= timeMs && ids.all.every((id) => partOf(parts, id) !== undefined);
+  return waiting.every(isReady) ? waiting : waiting.filter(isReady);
 }
 
 /** Adds documents to those of an attempt: all of them, or none if there is no room for all. */

@@ -1,13 +1,22 @@
 import { idsOf, type Records, recordsOf, type Step, type Subject } from "./attempt.js";
+import { batchWriter, versionsOf } from "./batch-writer.js";
 import { parseKeyRecord, parseMember } from "./document-schemas.js";
 import { type Documents, isKey, keyDocumentId } from "./documents.js";
-import { accountMissing, type KeystileError, versionFault } from "./errors.js";
-import { type LiveGroup, liveGroup, type Surroundings } from "./live-group.js";
-import type { WriteResult } from "./store.js";
+import { accountMissing, versionFault } from "./errors.js";
+import {
+  confirmedOf,
+  countUnsettled,
+  countWaiting,
+  isEmpty,
+  isUnfinished,
+  type LiveGroup,
+  type Surroundings,
+  writeCounts,
+} from "./live-group.js";
+import { liveGroups } from "./live-groups.js";
 import { withResolvers } from "./store-session.js";
 import type { Count } from "./tally.js";
 import type { StepOptions } from "./task-line.js";
-import type { Attempt } from "./unanswered.js";
 
 /** A step over a key and its account, both of which are there. */
 export type KeyStep<T> = Step<T, Documents>;
@@ -67,7 +76,7 @@ export interface GroupCommitOptions extends Omit<Surroundings, "nextSeq" | "iden
 
 /** What one write at a time is made of. */
 interface Lane {
-  readonly ready: Set<Member>;
+  ready: Member[];
   running: boolean;
 }
 
@@ -96,7 +105,7 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
   const members = new Map<string, Member>();
   /** The group of every document that may be cached, the least recently used one first. */
   const recent = new Map<string, Member>();
-  const lanes = Array.from({ length: LANES }, (): Lane => ({ ready: new Set(), running: false }));
+  const lanes = Array.from({ length: LANES }, (): Lane => ({ ready: [], running: false }));
   const unfinished = new Set<Member>();
   let onQuiet: (() => void)[] = [];
   let lastSeq = 0;
@@ -114,9 +123,12 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
     },
   };
 
+  const groups = liveGroups(surroundings);
+  const writeBatch = batchWriter(options, groups);
+
   function enqueue<T>(subject: Subject, step: Step<T>, stepOptions: StepOptions<T>): Promise<T | undefined> {
     const member = use(subject);
-    const outcome = member.group.add(subject, step, stepOptions);
+    const outcome = groups.add(member.group, subject, step, stepOptions);
     schedule(member);
     return outcome;
   }
@@ -126,14 +138,14 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
   function schedule(member: Member): void {
     unfinished.add(member);
     if (member.phase !== "at rest") return;
-    const pauseMs = member.group.pauseMs();
+    const pauseMs = groups.pauseMs(member.group);
     if (pauseMs > 0) {
       resumeAfter(member, pauseMs);
       return;
     }
     const { lane } = member;
     member.phase = "ready";
-    lane.ready.add(member);
+    lane.ready.push(member);
     if (lane.running) return;
     lane.running = true;
     queueMicrotask(() => void run(lane));
@@ -151,18 +163,18 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
       },
       pauseMs,
       // Who waits for something must not see the process end.
-      member.group.waiting(isLetGo) === 0,
+      countWaiting(member.group, isLetGo) === 0,
     );
     member.resuming = { atMs, cancel };
   }
 
   async function run(lane: Lane): Promise<void> {
-    while (lane.ready.size > 0) {
+    while (lane.ready.length > 0) {
       const batch = takeBatch(lane);
-      await commit(batch);
-      for (const member of batch.keys()) {
+      await writeBatch(batch);
+      for (const member of batch) {
         member.phase = "at rest";
-        if (member.group.isUnfinished()) schedule(member);
+        if (isUnfinished(member.group)) schedule(member);
         else unfinished.delete(member);
       }
       if (unfinished.size === 0) for (const quiet of onQuiet.splice(0)) quiet();
@@ -171,79 +183,20 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
   }
 
   /** As many groups as fit into one statement, with the documents that each of them chose. */
-  function takeBatch(lane: Lane): ReadonlyMap<Member, readonly string[]> {
+  function takeBatch(lane: Lane): readonly Member[] {
     const timeMs = runtime.monotonicMs();
-    const batch = new Map<Member, readonly string[]>();
-    let size = 0;
-    for (const member of lane.ready) {
-      if (size >= BATCH) break;
-      const ids = member.group.choose(timeMs);
+    const { ready } = lane;
+    let taken = 0;
+    for (let size = 0; taken < ready.length && size < BATCH; taken += 1) {
+      const member = ready[taken] as Member;
+      const ids = groups.choose(member.group, timeMs);
       // What waited for long may have been dropped, and comes back now.
       for (const id of ids) if (!recent.has(id) && !id.startsWith("entry:")) recent.set(id, member);
       size += ids.length;
-      batch.set(member, ids);
-      lane.ready.delete(member);
       member.phase = "in flight";
     }
-    return batch;
-  }
-
-  /** One write for the whole batch. A group that is lost or unreadable holds up no other. */
-  async function commit(batch: ReadonlyMap<Member, readonly string[]>): Promise<void> {
-    const isStale = session.isStale();
-    const toRead = new Map<LiveGroup, readonly string[]>();
-    for (const [{ group }, chosen] of batch) {
-      const ids = isStale ? chosen : group.unknown();
-      if (ids.length > 0) toRead.set(group, ids);
-    }
-    const unreadable = await refresh(toRead);
-    const groups: LiveGroup[] = [];
-    const attempts: Attempt[] = [];
-    for (const { group } of batch.keys()) {
-      const attempt = unreadable.has(group) ? undefined : prepare(group);
-      if (attempt === undefined) continue;
-      groups.push(group);
-      attempts.push(attempt);
-    }
-    if (attempts.length === 0) return;
-
-    let results: readonly WriteResult[];
-    try {
-      results = await session.write(attempts.map(({ writes }) => writes));
-    } catch (error) {
-      for (const [at, group] of groups.entries())
-        group.failed(attempts[at] as Attempt, error as KeystileError);
-      return;
-    }
-    for (const [at, group] of groups.entries()) {
-      const attempt = attempts[at] as Attempt;
-      const result = results[at];
-      if (result?.written) group.written(attempt, result.versions);
-      else group.lost(attempt, result?.current ?? []);
-    }
-  }
-
-  function prepare(group: LiveGroup): Attempt | undefined {
-    try {
-      return group.prepare();
-    } catch (error) {
-      group.unreadable(error);
-      return undefined;
-    }
-  }
-
-  /** Brings documents up to date with one read; returns the groups of which nothing reliable is known. */
-  async function refresh(toRead: ReadonlyMap<LiveGroup, readonly string[]>): Promise<ReadonlySet<LiveGroup>> {
-    if (toRead.size === 0) return new Set();
-    const versions = new Map([...toRead].map(([group, ids]) => [group, versionsOf(group, ids)]));
-    try {
-      const found = await session.read([...toRead.values()].flat());
-      for (const [group, ids] of toRead) group.adopt(ids, found, versions.get(group) ?? new Map());
-      return new Set();
-    } catch (error) {
-      for (const group of toRead.keys()) group.unreadable(error);
-      return new Set(toRead.keys());
-    }
+    lane.ready = ready.slice(taken);
+    return taken === ready.length ? ready : ready.slice(0, taken);
   }
 
   // ── the cache ───────────────────────────────────────────────────────────────────────────────────────────
@@ -270,7 +223,7 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
   }
 
   function join(anchorId: string): Member {
-    const group = liveGroup(anchorId, surroundings);
+    const group = groups.make(anchorId);
     const lane = lanes[laneOf(anchorId)] as Lane;
     const member: Member = { group, lane, phase: "at rest", resuming: undefined };
     members.set(anchorId, member);
@@ -287,10 +240,10 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
       const [id, member] = next.value;
       const { group } = member;
       recent.delete(id);
-      if (group.forget(id, !unfinished.has(member) && member.phase === "at rest")) {
+      if (groups.forget(group, id, !unfinished.has(member) && member.phase === "at rest")) {
         left -= 1;
         // By then there may be another one of the same anchor.
-        if (group.isEmpty() && members.get(group.anchorId) === member) members.delete(group.anchorId);
+        if (isEmpty(group) && members.get(group.anchorId) === member) members.delete(group.anchorId);
       } else {
         recent.set(id, member);
       }
@@ -301,8 +254,8 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
     const ids = idsOf(subject);
     const group = members.get(ids.all[0] as string)?.group;
     if (group === undefined) return undefined;
-    for (const id of ids.all) if (group.confirmed(id)?.record === undefined) return undefined;
-    return recordsOf(ids, (id) => group.confirmed(id)?.record);
+    for (const id of ids.all) if (confirmedOf(group, id)?.record === undefined) return undefined;
+    return recordsOf(ids, (id) => confirmedOf(group, id)?.record);
   }
 
   async function readRecords(subject: Subject): Promise<Records> {
@@ -315,12 +268,12 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
       documents.flatMap((document) => (document ? [[document.id, document] as const] : [])),
     );
     // With a write under way the lane owns the group; what was read is right all the same.
-    if (member.phase !== "in flight") group.adopt(ids.all, found, versions);
+    if (member.phase !== "in flight") groups.adopt(group, ids.all, found, versions, runtime.monotonicMs());
     return recordsOf(ids, (id) => {
       const document = found.get(id);
       if (document === undefined) return undefined;
       if (document.version < (versions.get(id) ?? 0)) throw versionFault();
-      const confirmed = group.confirmed(id);
+      const confirmed = confirmedOf(group, id);
       if (confirmed?.version === document.version) return confirmed.record;
       return parseMember(document, group.anchorId);
     });
@@ -342,7 +295,8 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
 
     async subjectOf(keyId) {
       const id = keyDocumentId(keyId);
-      const known = recent.get(id)?.group.confirmed(id)?.record;
+      const owner = recent.get(id)?.group;
+      const known = owner && confirmedOf(owner, id)?.record;
       const document = known === undefined ? await session.fetch(id) : undefined;
       const key = known ?? (document && parseKeyRecord(document));
       if (!isKey(key)) return undefined;
@@ -354,20 +308,20 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
     edit: (subject, step) => enqueue(subject, step as Step<never>, { isFact: false }),
 
     count(subject, counted) {
-      use(subject).group.count(keyDocumentId(subject.keyId), counted);
+      groups.count(use(subject).group, keyDocumentId(subject.keyId), counted);
     },
 
     renew() {
       for (const member of members.values()) {
-        member.group.renewIfDue();
-        if (member.group.isUnfinished()) schedule(member);
+        groups.renewIfDue(member.group);
+        if (isUnfinished(member.group)) schedule(member);
       }
     },
 
     async flush(timeoutMs) {
       for (const member of members.values()) {
-        member.group.writeCounts();
-        if (member.group.isUnfinished()) schedule(member);
+        writeCounts(member.group);
+        if (isUnfinished(member.group)) schedule(member);
       }
       if (unfinished.size > 0) {
         const { promise, resolve } = withResolvers<void>();
@@ -377,17 +331,13 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
         cancel();
         onQuiet = onQuiet.filter((quiet) => quiet !== resolve);
       }
-      return [...unfinished].reduce((sum, { group }) => sum + group.unsettled(), 0);
+      return [...unfinished].reduce((sum, { group }) => sum + countUnsettled(group), 0);
     },
 
     letGo() {
       isLetGo = true;
     },
   };
-}
-
-function versionsOf(group: LiveGroup, ids: readonly string[]): ReadonlyMap<string, number> {
-  return new Map(ids.map((id) => [id, group.confirmed(id)?.version ?? 0]));
 }
 
 /** A group belongs to one lane of a process. */

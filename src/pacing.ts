@@ -3,16 +3,12 @@ import type { StoreSession } from "./store-session.js";
 import { backoffMs } from "./task-line.js";
 
 /** When the documents of a group may be written again, so that other processes get their turn. */
-export interface Pacing {
-  /** A write went through. `isResting`: nothing waits behind it. */
-  won(isResting: boolean): void;
-  lost(): void;
-  failed(): void;
-  /** The store answers again. */
-  recovered(): void;
-  hasFailed(): boolean;
-  /** How long to leave the documents alone. */
-  waitMs(): number;
+export interface Pace {
+  lostRaces: number;
+  failures: number;
+  /** 0: at any time. */
+  resumeAtMs: number;
+  restedAtMs: number;
 }
 
 /** The winner of a contended group leaves it alone for up to so many round trips. */
@@ -23,43 +19,49 @@ const MAX_RUN_MS = 250;
 const GAP_ROUND_TRIPS = 10;
 const MAX_GAP_MS = 50;
 
-export function pacing(runtime: Runtime, session: StoreSession, storeTimeoutMs: number): Pacing {
-  let lostRaces = 0;
-  let failures = 0;
-  /** 0: at any time. */
-  let resumeAtMs = 0;
-  let restedAtMs = runtime.monotonicMs();
+export function newPace(timeMs: number): Pace {
+  return { lostRaces: 0, failures: 0, resumeAtMs: 0, restedAtMs: timeMs };
+}
 
-  function gapMs(isResting: boolean, time: number): number {
-    if (!isResting && time - restedAtMs < MAX_RUN_MS) return 0;
-    restedAtMs = time;
-    return isResting ? 0 : Math.min(MAX_GAP_MS, GAP_ROUND_TRIPS * session.roundTripMs());
-  }
+/**
+ * A write went through. @param isResting nothing waits behind it
+ *
+ * The winner of a contended group lets others pass; losers retry at once. Without this, one starves.
+ */
+export function paceAfterWin(
+  pace: Pace,
+  isResting: boolean,
+  timeMs: number,
+  { runtime, session, storeTimeoutMs }: Pacing,
+): void {
+  const pauseMs =
+    pace.lostRaces > 0
+      ? runtime.random() * MAX_PAUSE_ROUND_TRIPS * session.roundTripMs()
+      : gapMs(pace, isResting, timeMs, session);
+  // Bounded, because the last round trip may have been that of a process that stood still.
+  pace.resumeAtMs = pauseMs === 0 ? 0 : timeMs + Math.min(pauseMs, storeTimeoutMs / 10);
+  pace.lostRaces = 0;
+}
 
-  return {
-    won(isResting) {
-      // The winner of a contended group lets others pass; losers retry at once. Without this, one starves.
-      const time = runtime.monotonicMs();
-      const pauseMs =
-        lostRaces > 0
-          ? runtime.random() * MAX_PAUSE_ROUND_TRIPS * session.roundTripMs()
-          : gapMs(isResting, time);
-      // Bounded, because the last round trip may have been that of a process that stood still.
-      resumeAtMs = pauseMs === 0 ? 0 : time + Math.min(pauseMs, storeTimeoutMs / 10);
-      lostRaces = 0;
-    },
-    lost() {
-      lostRaces += 1;
-    },
-    failed() {
-      failures += 1;
-      resumeAtMs = runtime.monotonicMs() + backoffMs(failures, runtime);
-    },
-    recovered() {
-      failures = 0;
-    },
-    hasFailed: () => failures > 0,
-    // The clock is asked only where there is something to wait for.
-    waitMs: () => (resumeAtMs === 0 ? 0 : resumeAtMs - runtime.monotonicMs()),
-  };
+export function paceAfterFailure(pace: Pace, runtime: Runtime): void {
+  pace.failures += 1;
+  pace.resumeAtMs = runtime.monotonicMs() + backoffMs(pace.failures, runtime);
+}
+
+/** How long to leave the documents alone. */
+export function pauseLeftMs({ resumeAtMs }: Pace, runtime: Runtime): number {
+  // The clock is asked only where there is something to wait for.
+  return resumeAtMs === 0 ? 0 : resumeAtMs - runtime.monotonicMs();
+}
+
+interface Pacing {
+  readonly runtime: Runtime;
+  readonly session: StoreSession;
+  readonly storeTimeoutMs: number;
+}
+
+function gapMs(pace: Pace, isResting: boolean, timeMs: number, session: StoreSession): number {
+  if (!isResting && timeMs - pace.restedAtMs < MAX_RUN_MS) return 0;
+  pace.restedAtMs = timeMs;
+  return isResting ? 0 : Math.min(MAX_GAP_MS, GAP_ROUND_TRIPS * session.roundTripMs());
 }

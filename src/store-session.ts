@@ -4,8 +4,11 @@ import type { Document, ListQuery, Store, Write, WriteResult } from "./store.js"
 
 /** The store as one process sees it: with a time-out, a clock, and reads that share a call. */
 export interface StoreSession {
-  /** Store time now: what replies have told, plus monotonic time since. Integer milliseconds. */
-  now(): number;
+  /**
+   * Store time now: what replies have told, plus monotonic time since. Integer milliseconds.
+   * @param timeMs what the process's own clock says, where the caller has asked it already
+   */
+  now(timeMs?: number): number;
   /** The same, from a call of its own where `now` is stale. */
   freshTime(): Promise<number>;
   /** Whether store time was last heard, within a second, more than 10 s ago, or never. */
@@ -138,8 +141,8 @@ export function storeSession(store: Store, runtime: Runtime, storeTimeoutMs: num
     return results;
   }
 
-  function now(): number {
-    return Math.floor(storeMs + runtime.monotonicMs() - heardAtMs);
+  function now(timeMs = runtime.monotonicMs()): number {
+    return Math.floor(storeMs + timeMs - heardAtMs);
   }
 
   function isStale(): boolean {

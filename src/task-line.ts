@@ -1,7 +1,6 @@
 import { idsOf, type Step, type Subject, type SubjectIds } from "./attempt.js";
 import { KeystileError } from "./errors.js";
 import type { Runtime } from "./runtime.js";
-import { withResolvers } from "./store-session.js";
 
 export interface StepOptions<T> {
   /** A fact is tried until it is stored. Anything else is given up after `storeTimeoutMs`. */
@@ -30,22 +29,11 @@ export interface Task {
 
 /** What waits for the documents of one group, in the order in which it came. */
 export interface TaskLine {
-  add<T>(subject: Subject, step: Step<T>, options: StepOptions<T>): Promise<T | undefined>;
-  waiting(): readonly Task[];
+  waiting: Task[];
   /** That of the task that came last. */
-  lastTurn(): number;
-  /** How long until one is due. */
-  dueInMs(): number;
-  /** Tells whoever still waits, once. */
-  resolve(task: Task, outcome: unknown): void;
-  reject(task: Task, error: unknown): void;
-  /** Whoever waits learns that it is not known. It may still turn out to have been written. */
-  giveUp(task: Task, error: unknown): void;
-  /** Gives up what has waited too long. */
-  giveUpLate(timeMs: number): void;
-  /** After a fault, requests get an answer, and facts are tried again later. */
-  postpone(task: Task, error: unknown): void;
-  dropFinished(): void;
+  lastTurn: number;
+  /** How many of them nobody waits for any longer. */
+  finished: number;
 }
 
 /** Operations of one group that may wait in one process. Beyond, requests are answered 503. */
@@ -54,86 +42,93 @@ export const MAX_WAITING = 16_384;
 const MIN_BACKOFF_MS = 50;
 const MAX_BACKOFF_MS = 5_000;
 
-export function taskLine(runtime: Runtime, storeTimeoutMs: number): TaskLine {
-  let waiting: Task[] = [];
-  let lastTurn = 0;
-  /** How many of them nobody waits for any longer. */
-  let finished = 0;
+export function taskLine(): TaskLine {
+  return { waiting: [], lastTurn: 0, finished: 0 };
+}
 
-  function add<T>(subject: Subject, step: Step<T>, options: StepOptions<T>): Promise<T | undefined> {
-    if (!options.isFact && waiting.length >= MAX_WAITING) return Promise.reject(overloaded());
-    const { promise, resolve, reject } = withResolvers<T | undefined>();
-    lastTurn += 1;
-    waiting.push({
+/** Puts a step in line. @param deadlineMs when it is given up, unless it is a fact; by the process's own clock */
+export function addTask<T>(
+  line: TaskLine,
+  subject: Subject,
+  step: Step<T>,
+  options: StepOptions<T>,
+  deadlineMs: number,
+): Promise<T | undefined> {
+  if (!options.isFact && line.waiting.length >= MAX_WAITING) return Promise.reject(overloaded());
+  return new Promise((resolve, reject) => {
+    line.lastTurn += 1;
+    const task: Task = {
       subject,
       ids: idsOf(subject),
       step,
       options: options as StepOptions<never>,
-      turn: lastTurn,
-      deadlineMs: options.isFact ? Number.POSITIVE_INFINITY : runtime.monotonicMs() + storeTimeoutMs,
+      turn: line.lastTurn,
+      deadlineMs: options.isFact ? Number.POSITIVE_INFINITY : deadlineMs,
       resolve: resolve as (outcome: unknown) => void,
       reject,
       state: "waiting",
       failures: 0,
       resumeAtMs: 0,
-    });
-    return promise;
-  }
+    };
+    // A list that grows makes room for many more, and most have one.
+    if (line.waiting.length === 0) line.waiting = [task];
+    else line.waiting.push(task);
+  });
+}
 
-  function resolve(task: Task, outcome: unknown): void {
-    if (task.state === "waiting") finished += 1;
-    // Whoever was given up does not hear it.
-    task.resolve(outcome);
-    task.state = "answered";
-  }
+/** Tells whoever still waits, once. */
+export function resolveTask(line: TaskLine, task: Task, outcome: unknown): void {
+  if (task.state === "waiting") line.finished += 1;
+  // Whoever was given up does not hear it.
+  task.resolve(outcome);
+  task.state = "answered";
+}
 
-  function reject(task: Task, error: unknown): void {
-    if (task.state === "waiting") finished += 1;
-    task.reject(error);
-    task.state = "answered";
-  }
+export function rejectTask(line: TaskLine, task: Task, error: unknown): void {
+  if (task.state === "waiting") line.finished += 1;
+  task.reject(error);
+  task.state = "answered";
+}
 
-  function giveUp(task: Task, error: unknown): void {
-    if (task.state !== "waiting") return;
-    task.state = "given up";
-    finished += 1;
-    task.reject(error);
-  }
+/** Whoever waits learns that it is not known. It may still turn out to have been written. */
+export function giveUpTask(line: TaskLine, task: Task, error: unknown): void {
+  if (task.state !== "waiting") return;
+  task.state = "given up";
+  line.finished += 1;
+  task.reject(error);
+}
 
-  function dropFinished(): void {
-    if (finished === 0) return;
-    waiting = finished === waiting.length ? [] : waiting.filter(({ state }) => state === "waiting");
-    finished = 0;
-  }
+/** Gives up what has waited too long. */
+export function giveUpLate(line: TaskLine, timeMs: number, storeTimeoutMs: number): void {
+  for (const task of line.waiting)
+    if (task.deadlineMs <= timeMs) giveUpTask(line, task, tooLate(storeTimeoutMs));
+  dropFinished(line);
+}
 
-  return {
-    add,
-    waiting: () => waiting,
-    lastTurn: () => lastTurn,
-    dueInMs() {
-      // What never had to be postponed is due at any time; so is nothing at all, which else would be for ever.
-      const isDue = waiting.length === 0 || waiting.some(({ resumeAtMs }) => resumeAtMs === 0);
-      if (isDue) return 0;
-      const first = waiting.reduce((least, { resumeAtMs }) => Math.min(least, resumeAtMs), Infinity);
-      return first - runtime.monotonicMs();
-    },
-    resolve,
-    reject,
-    giveUp,
-    giveUpLate(timeMs) {
-      for (const task of waiting) if (task.deadlineMs <= timeMs) giveUp(task, tooLate(storeTimeoutMs));
-      dropFinished();
-    },
-    postpone(task, error) {
-      if (!task.options.isFact) {
-        giveUp(task, error);
-        return;
-      }
-      task.failures += 1;
-      task.resumeAtMs = runtime.monotonicMs() + backoffMs(task.failures, runtime);
-    },
-    dropFinished,
-  };
+/** After a fault, requests get an answer, and facts are tried again later. */
+export function postponeTask(line: TaskLine, task: Task, error: unknown, runtime: Runtime): void {
+  if (!task.options.isFact) {
+    giveUpTask(line, task, error);
+    return;
+  }
+  task.failures += 1;
+  task.resumeAtMs = runtime.monotonicMs() + backoffMs(task.failures, runtime);
+}
+
+export function dropFinished(line: TaskLine): void {
+  const { waiting, finished } = line;
+  if (finished === 0) return;
+  line.waiting = finished === waiting.length ? [] : waiting.filter(({ state }) => state === "waiting");
+  line.finished = 0;
+}
+
+/** How long until one is due. */
+export function dueInMs({ waiting }: TaskLine, runtime: Runtime): number {
+  // What never had to be postponed is due at any time; so is nothing at all, which else would be for ever.
+  const isDue = waiting.length === 0 || waiting.some(({ resumeAtMs }) => resumeAtMs === 0);
+  if (isDue) return 0;
+  const first = waiting.reduce((least, { resumeAtMs }) => Math.min(least, resumeAtMs), Infinity);
+  return first - runtime.monotonicMs();
 }
 
 /** How long to leave the store alone after so many failures. */

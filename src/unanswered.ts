@@ -16,17 +16,9 @@ export interface Attempt extends Omit<Composed<Task>, "tallied"> {
  * The attempts of one group whose outcome is unknown. All of them expect the same version of the anchor, so at most one
  * can have happened.
  */
-export interface Unanswered {
-  count(): number;
-  /** Tasks that nobody waits for any longer, of which one may turn out to have been written. */
-  givenUp(): number;
-  add(attempt: Attempt): void;
-  clear(): void;
-  /** Whether one of them may have made an entry of this node in a document. */
-  mayHaveNamed(node: string, id: string, ledger: Ledger): boolean;
-  /** What the anchor, just read, tells of them. */
-  decide(anchor: Confirmed | undefined): Decided;
-}
+export type Unanswered = readonly Attempt[];
+
+export const NO_ATTEMPTS: Unanswered = [];
 
 interface Decided {
   /** The one that happened. */
@@ -38,52 +30,43 @@ interface Decided {
 /** What was decided by a time that far from the store's is undone and decided again. */
 const MAX_CLOCK_ERROR_MS = 1_000;
 
-const NOTHING: Decided = { forgotten: [] };
+/** Tasks that nobody waits for any longer, of which one may turn out to have been written. */
+export function countGivenUp(attempts: Unanswered): number {
+  const tasks = attempts.flatMap(({ results }) => results.map(({ task }) => task));
+  return new Set(tasks.filter(({ state }) => state === "given up")).size;
+}
 
-export function unansweredAttempts(anchorId: string): Unanswered {
-  let attempts: readonly Attempt[] = [];
+/**
+ * Whether one of them may have made an entry of this node in a document. Its absence proves that it was never written,
+ * unless it may have been forgotten since.
+ */
+export function mayHaveNamed(attempts: Unanswered, node: string, id: string, ledger: Ledger): boolean {
+  return attempts.some(
+    ({ moment, parts }) =>
+      moment.node === node &&
+      hasEntry(partOf(parts, id)?.after, node) &&
+      mayBeForgotten(ledger, moment.holdUntilMs),
+  );
+}
 
-  return {
-    count: () => attempts.length,
-    givenUp() {
-      const tasks = attempts.flatMap(({ results }) => results.map(({ task }) => task));
-      return new Set(tasks.filter(({ state }) => state === "given up")).size;
-    },
-    add(attempt) {
-      attempts = [...attempts, attempt];
-    },
-    clear() {
-      if (attempts.length > 0) attempts = [];
-    },
-    // Its absence proves that it was never written, unless it may have been forgotten since.
-    mayHaveNamed: (node, id, ledger) =>
-      attempts.some(
-        ({ moment, parts }) =>
-          moment.node === node &&
-          hasEntry(partOf(parts, id)?.after, node) &&
-          mayBeForgotten(ledger, moment.holdUntilMs),
-      ),
-    decide(anchor) {
-      if (attempts.length === 0) return NOTHING;
-      if (anchor === undefined) {
-        // Gone for good: a version never repeats, so none of them can still happen.
-        attempts = [];
-        return NOTHING;
-      }
-      // Until the version has passed the one an attempt expects, its absence proves nothing: it may still arrive.
-      if (attempts.every(({ parts }) => versionOf(parts, anchorId) >= anchor.version)) return NOTHING;
-      const decided = attempts;
-      attempts = [];
-      const record = anchor.record as Ledger;
-      const proven = decided.find(({ moment, seq }) => proofIn(record, moment.node) === seq);
-      if (proven !== undefined) return { proven, forgotten: [] };
-      const forgotten = decided.filter(
-        ({ moment: { node, holdUntilMs } }) =>
-          proofIn(record, node) === undefined && mayBeForgotten(record, holdUntilMs),
-      );
-      return { forgotten };
-    },
-  };
+/** What the anchor, just read, tells of them; undefined: nothing yet. */
+export function decideUnanswered(
+  attempts: Unanswered,
+  anchorId: string,
+  anchor: Confirmed | undefined,
+): Decided | undefined {
+  // Gone for good: a version never repeats, so none of them can still happen.
+  if (anchor === undefined) return { forgotten: [] };
+  // Until the version has passed the one an attempt expects, its absence proves nothing: it may still arrive.
+  if (attempts.every(({ parts }) => versionOf(parts, anchorId) >= anchor.version)) return undefined;
+  const record = anchor.record as Ledger;
+  const proven = attempts.find(({ moment, seq }) => proofIn(record, moment.node) === seq);
+  if (proven !== undefined) return { proven, forgotten: [] };
+  const forgotten = attempts.filter(
+    ({ moment: { node, holdUntilMs } }) =>
+      proofIn(record, node) === undefined && mayBeForgotten(record, holdUntilMs),
+  );
+  return { forgotten };
 }
 
 /**

@@ -4,7 +4,7 @@ import type { Profile } from "./scenario.js";
 const BOOKS = ["no-lost-charge", "no-double-charge", "settle-is-stored", "no-stuck-hold", "holds-end-once"];
 
 /** What an attempt comes to is known here, and nothing is sent yet. */
-const COMPOSED = "    const tallies = counts.take(composed.tallied);";
+const COMPOSED = "    const tallies = takeCounts(group.counts, composed.tallied);";
 
 /** Source that tells callers the outcome of an attempt before the store has confirmed it. */
 function answerFirst(condition: string): string {
@@ -13,7 +13,7 @@ function answerFirst(condition: string): string {
     "      const outcome = result.threw ? undefined : (result.outcome as { answer?: { allowed: boolean } });",
     "      const answer = outcome?.answer;",
     `      if (answer !== undefined && ${condition})`,
-    "        line.resolve(result.task, outcome);",
+    "        resolveTask(group.line, result.task, outcome);",
     "    }",
     COMPOSED,
   ].join("\n");
@@ -35,30 +35,30 @@ export const MUTANTS: readonly Mutant<Profile>[] = [
   {
     name: "an unanswered attempt counts as lost before the version has passed",
     file: "unanswered.ts",
-    find: "if (attempts.every(({ parts }) => versionOf(parts, anchorId) >= anchor.version)) return NOTHING;",
+    find: "if (attempts.every(({ parts }) => versionOf(parts, anchorId) >= anchor.version)) return undefined;",
     replace: "",
     profiles: ["lossy", "outages"],
     caughtBy: [...BOOKS, "allowances-are-held", "documents-are-sound", "edits-are-stored"],
   },
   {
     name: "a lost race is believed, though a copy of the request may have won",
-    file: "live-group.ts",
-    find: "if (attempt.changes) unanswered.add(attempt);\n    const ids",
+    file: "live-groups.ts",
+    find: "if (attempt.changes) group.unanswered = [...group.unanswered, attempt];\n    const ids",
     replace: "const ids",
     profiles: ["lossy"],
     caughtBy: [...BOOKS, "documents-are-sound"],
   },
   {
     name: "what a request was promised after its 503 is not undone",
-    file: "live-group.ts",
-    find: "if (isUndone) postUndo(",
-    replace: 'if (isUndone && task.state !== "given up") postUndo(',
+    file: "live-groups.ts",
+    find: "if (isUndone) postUndo(group,",
+    replace: 'if (isUndone && task.state !== "given up") postUndo(group,',
     profiles: ["lossy"],
     caughtBy: BOOKS,
   },
   {
     name: "allowed before it is written",
-    file: "live-group.ts",
+    file: "live-groups.ts",
     find: COMPOSED,
     replace: answerFirst("composed.changes && answer.allowed"),
     profiles: ["calm"],
@@ -72,7 +72,7 @@ export const MUTANTS: readonly Mutant<Profile>[] = [
   },
   {
     name: "allowed by the cache, without the check that confirms it",
-    file: "live-group.ts",
+    file: "live-groups.ts",
     find: COMPOSED,
     replace: answerFirst("!composed.changes && answer.allowed"),
     profiles: ["calm"],
@@ -80,7 +80,7 @@ export const MUTANTS: readonly Mutant<Profile>[] = [
   },
   {
     name: "refused by the cache, without the check that confirms it",
-    file: "live-group.ts",
+    file: "live-groups.ts",
     find: COMPOSED,
     replace: answerFirst("!composed.changes && !answer.allowed"),
     profiles: ["calm"],
@@ -96,13 +96,13 @@ export const MUTANTS: readonly Mutant<Profile>[] = [
   },
   {
     name: "settles are dropped with the race they lost",
-    file: "live-group.ts",
-    find: "    pace.lost();\n",
+    file: "live-groups.ts",
+    find: "    group.pace.lostRaces += 1;\n",
     replace:
-      "    pace.lost();\n" +
-      "    for (const task of line.waiting())\n" +
-      "      if (task.options.isFact) line.resolve(task, undefined);\n" +
-      "    line.dropFinished();\n",
+      "    group.pace.lostRaces += 1;\n" +
+      "    for (const task of group.line.waiting)\n" +
+      "      if (task.options.isFact) resolveTask(group.line, task, undefined);\n" +
+      "    dropFinished(group.line);\n",
     profiles: ["calm"],
     caughtBy: ["settle-is-stored", "no-stuck-hold"],
   },
@@ -149,7 +149,7 @@ export const MUTANTS: readonly Mutant<Profile>[] = [
   },
   {
     name: "a spent identity is used again",
-    file: "live-group.ts",
+    file: "live-groups.ts",
     find: "if (!wasThere && record.collected[node] === undefined) return;",
     replace: "if (wasThere || record !== undefined) return;",
     profiles: ["pauses", "churn"],
@@ -163,8 +163,8 @@ export const MUTANTS: readonly Mutant<Profile>[] = [
   },
   {
     name: "holds are not renewed",
-    file: "live-group.ts",
-    find: "if (isDue) renewals.add(id);",
+    file: "live-groups.ts",
+    find: "if (isHeldUntil(group, anchor?.record, dueMs)) group.renewals = withId(group.renewals, anchorId);",
     replace: "",
     profiles: ["calm"],
     caughtBy: ["renewed-in-time"],
@@ -195,8 +195,8 @@ export const MUTANTS: readonly Mutant<Profile>[] = [
   },
   {
     name: "what was decided by a wrong clock is kept",
-    file: "live-group.ts",
-    find: "const isUnsound = isLate || wasDecidedByWrongTime(attempt, now, runtime.monotonicMs());",
+    file: "live-groups.ts",
+    find: "const isUnsound = isLate || wasDecidedByWrongTime(attempt, now, timeMs);",
     replace: "const isUnsound = false;",
     profiles: ["clocks"],
     caughtBy: ["never-too-fast", "refusal-is-right", "allowance-is-right", "allowances-are-held"],

@@ -7,8 +7,8 @@ import type { KeystileOptions } from "../../src/options.js";
 import { digestSecret, generateSecret } from "../../src/secret.js";
 import type { Json } from "../../src/store.js";
 import { memoryStore } from "../../src/stores/memory.js";
-import { taskLine } from "../../src/task-line.js";
-import { type FaultyStore, faultyStore, manualTime } from "./faulty-store.js";
+import { addTask, taskLine } from "../../src/task-line.js";
+import { type FaultyStore, faultyStore } from "./faulty-store.js";
 
 /* Promises of SECURITY.md that are about the whole, and so have no other place. */
 
@@ -134,15 +134,15 @@ test("a key in a query, a cookie, a subprotocol or under another name is none, u
 });
 
 test("a store that never answers makes no endless queue: beyond 16,384 operations of a key it is a fault", async () => {
-  const line = taskLine(manualTime().runtime, 5_000);
+  const line = taskLine();
   const step = () => ({ records: undefined, outcome: undefined });
-  const add = (isFact: boolean) => line.add({ keyId: "000.x" }, step as never, { isFact });
+  const add = (isFact: boolean) => addTask(line, { keyId: "000.x" }, step as never, { isFact }, 5_000);
   for (let n = 0; n < 16_384; n++) void add(false);
-  expect(line.waiting().length).toBe(16_384);
+  expect(line.waiting.length).toBe(16_384);
   await expect(add(false)).rejects.toMatchObject({ code: "overloaded" });
   // What has happened has to be written, however many wait.
   void add(true);
-  expect(line.waiting().length).toBe(16_385);
+  expect(line.waiting.length).toBe(16_385);
 });
 
 describe("the source", () => {

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { systemRuntime } from "../../src/runtime.js";
-import { taskLine } from "../../src/task-line.js";
+import { dueInMs, taskLine } from "../../src/task-line.js";
 
 test("a line in which nothing waits is due at once, and not for ever later", () => {
-  expect(taskLine(systemRuntime, 500).dueInMs()).toBe(0);
+  expect(dueInMs(taskLine(), systemRuntime)).toBe(0);
 });

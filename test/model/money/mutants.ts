@@ -154,14 +154,14 @@ export const MONEY_MUTANTS: readonly MoneyMutant[] = [
   },
   {
     name: "allowed by what was cached, though the account was suspended",
-    file: "live-group.ts",
-    find: "    const tallies = counts.take(composed.tallied);",
+    file: "live-groups.ts",
+    find: "    const tallies = takeCounts(group.counts, composed.tallied);",
     replace:
       "    for (const result of composed.results) {\n" +
       "      const outcome = result.threw ? undefined : (result.outcome as { answer?: { allowed: boolean } });\n" +
-      "      if (outcome?.answer?.allowed) line.resolve(result.task, outcome);\n" +
+      "      if (outcome?.answer?.allowed) resolveTask(group.line, result.task, outcome);\n" +
       "    }\n" +
-      "    const tallies = counts.take(composed.tallied);",
+      "    const tallies = takeCounts(group.counts, composed.tallied);",
     profiles: ["calm"],
     caughtBy: ["allowance-is-right", "allowances-are-held"],
   },
