@@ -1,6 +1,6 @@
 import type { Document, Write } from "../../src/store.js";
 import { type Account, type KeyTrack, latestBody, type ModelRequest, openOf } from "./account.js";
-import { amount, type Body, heldBy, MOST_COLLECTED, readBody } from "./body.js";
+import { amount, type Body, type CollectedEntry, heldBy, MOST_COLLECTED, readBody } from "./body.js";
 import { isRequestLimit } from "./subject.js";
 
 /** How long a collected entry can still be corrected. */
@@ -139,7 +139,7 @@ export function createAuditor(account: Account) {
         continue;
       }
       if (left === 0) continue;
-      const isOld = entry.collectedAtMs + MEMORY_MS <= storeMs + toleranceMs;
+      const isOld = isHourOver(entry, storeMs);
       const isCrowded = Object.keys(after.collected).length >= MOST_COLLECTED;
       if (!isOld && !isCrowded) fail("collections-are-remembered", `${identity} with ${left} was forgotten`);
       forget(track, identity, left, entry.mode);
@@ -166,12 +166,31 @@ export function createAuditor(account: Account) {
   /** An entry is forgotten when its hour is over, whether or not somebody has written so since. */
   function isMemoryOver({ id, states }: KeyTrack, request: ModelRequest, inMs: number): boolean {
     const storeMs = clock.at(nowMs()) + inMs;
-    return Object.entries(states.at(-1)?.body.collected ?? {}).some(([identity, { collectedAtMs }]) => {
+    return Object.entries(states.at(-1)?.body.collected ?? {}).some(([identity, entry]) => {
       const isItsOwn = ownerOf.get(identity) === request.process;
-      return (
-        isItsOwn && wasBefore(id, identity, request) && collectedAtMs + MEMORY_MS <= storeMs + toleranceMs
-      );
+      return isItsOwn && wasBefore(id, identity, request) && isHourOver(entry, storeMs);
     });
+  }
+
+  function isHourOver({ collectedAtMs }: CollectedEntry, storeMs: number): boolean {
+    return collectedAtMs + MEMORY_MS <= storeMs + toleranceMs;
+  }
+
+  /** Charges of collected holds that nobody corrects any more: their processes died, or their hour was over once. */
+  function standingCharges(body: Body): number {
+    const storeMs = clock.latest(nowMs());
+    let sum = 0;
+    for (const [identity, entry] of Object.entries(body.collected)) {
+      const stands = !isAlive(identity) || isHourOver(entry, storeMs);
+      if (stands && entry.mode === "charge") sum += amount(entry.collected);
+    }
+    return sum;
+  }
+
+  /** Whether the process of an identity runs, or had written all it knew when it closed. */
+  function isAlive(identity: string): boolean {
+    const ending = endings.get(ownerOf.get(identity) ?? "");
+    return ending === "running" || ending === "closed";
   }
 
   /** What is used and promised never grows past the quota, except by costs above their estimates. */
@@ -319,6 +338,8 @@ export function createAuditor(account: Account) {
     sent,
     written,
     isMemoryOver,
+    isAlive,
+    standingCharges,
     judgeBooks,
     judgeCover,
     judgeSpending,

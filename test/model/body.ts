@@ -87,9 +87,3 @@ function areCounts(amounts: Amounts): boolean {
 function isCount(value: unknown): boolean {
   return Number.isSafeInteger(value) && (value as number) >= 0;
 }
-
-/** What was charged for processes that died, and is not corrected. */
-export function collectedIn(body: Body | undefined): number {
-  const charged = Object.values(body?.collected ?? {}).filter(({ mode }) => mode === "charge");
-  return charged.reduce((sum, { collected }) => sum + amount(collected), 0);
-}
