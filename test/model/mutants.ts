@@ -235,3 +235,47 @@ export const MUTANTS: readonly Mutant<Profile>[] = [
     caughtBy: BOOKS,
   },
 ];
+
+/** Mistakes that only leases make. */
+export const LEASED_MUTANTS: readonly Mutant<Profile>[] = [
+  {
+    name: "a lease lets in for as long as it has something left",
+    file: "leases.ts",
+    find: "return runtime.monotonicMs() < grant.grantedAtMs + revalidateMs;",
+    replace: "return grant.grantedAtMs >= 0;",
+    profiles: ["clocks"],
+    caughtBy: ["allowance-is-right"],
+  },
+  {
+    name: "what a lease has left over is kept",
+    file: "live-lease.ts",
+    find: "const given = isClosed ? free : least(used, free);",
+    replace: "const given = least(used, free);",
+    profiles: ["calm"],
+    caughtBy: ["documents-are-sound", "no-stuck-hold"],
+  },
+  {
+    name: "what the requests of a lease came to is booked again with those that follow",
+    file: "live-lease.ts",
+    find: "[used, counts, stored, isOver] = [NO_SLICE, new Map(), undefined, isLast];",
+    replace: "[counts, stored, isOver] = [new Map(), undefined, isLast];",
+    profiles: ["calm"],
+    caughtBy: ["no-double-charge", "never-overspent"],
+  },
+  {
+    name: "a request of a lease is settled before that is stored",
+    file: "live-lease.ts",
+    find: "    stored ??= withResolvers();\n    return stored.promise;",
+    replace: "    stored ??= withResolvers();\n    return Promise.resolve();",
+    profiles: ["calm"],
+    caughtBy: ["settle-is-stored"],
+  },
+  {
+    name: "what was collected of a lease is corrected by its last part only",
+    file: "ledger.ts",
+    find: "  const corrected = {",
+    replace: '  if (!isWhole) return { ledger, found: "charged" };\n  const corrected = {',
+    profiles: ["pauses", "clocks"],
+    caughtBy: ["no-double-charge", "never-overspent"],
+  },
+];

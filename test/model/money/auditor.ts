@@ -71,7 +71,7 @@ export function createMoneyAuditor(books: Books) {
     const track = books.accountOf(id);
     const before = latest(track.states);
     judgeSoundness(id, body);
-    track.states.push({ step: step(), body });
+    track.states.push({ step: step(), atMs: nowMs(), body });
     if (before === undefined) return track;
     count("writes");
     judgeTerms(track, before, body, writer);
@@ -91,7 +91,7 @@ export function createMoneyAuditor(books: Books) {
     track.keys.set(id, key);
     const before = latest(key.states);
     judgeSoundness(id, body);
-    key.states.push({ step: step(), body });
+    key.states.push({ step: step(), atMs: nowMs(), body });
     if (before === undefined) return track;
     judgeMemory(track, before, body, writer);
     judgeUsed(track, before, body, writer);

@@ -38,6 +38,7 @@ export interface MoneyEdit {
 
 export interface Stored<T> {
   readonly step: number;
+  readonly atMs: number;
   readonly body: T;
 }
 
@@ -125,10 +126,15 @@ export function latest<T>(states: readonly Stored<T>[]): T | undefined {
   return states.at(-1)?.body;
 }
 
-/** The state that was in force when a step began, and all that followed. */
-export function statesSince<T>(states: readonly Stored<T>[], sinceStep: number): readonly T[] {
+/** The state at a step, or at a time before it, and all that followed. */
+export function statesSince<T>(
+  states: readonly Stored<T>[],
+  sinceStep: number,
+  sinceMs = Number.POSITIVE_INFINITY,
+): readonly T[] {
+  const isLater = ({ step, atMs }: Stored<T>): boolean => step > sinceStep || atMs > sinceMs;
   let from = states.length - 1;
-  while (from > 0 && (states[from]?.step ?? 0) > sinceStep) from -= 1;
+  while (from > 0 && isLater(states[from] as Stored<T>)) from -= 1;
   return states.slice(Math.max(0, from)).map(({ body }) => body);
 }
 

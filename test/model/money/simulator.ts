@@ -20,6 +20,8 @@ export interface MoneyRun {
   /** After this many events nothing new begins; what was begun is brought to its end. */
   readonly steps: number;
   readonly profile?: MoneyProfile;
+  /** For how long leases let requests in; 0, the default: there are none. */
+  readonly leaseMs?: number;
   /** How many of the last events a report shows. Default 40. */
   readonly traceLength?: number;
 }
@@ -38,6 +40,7 @@ export async function simulateMoney(
     seed,
     steps,
     profile = MONEY_PROFILES[seed % MONEY_PROFILES.length] ?? "calm",
+    leaseMs = 0,
     traceLength = 40,
   }: MoneyRun,
 ): Promise<Outcome> {
@@ -56,7 +59,7 @@ export async function simulateMoney(
   const isRenewed = faults.profile === "calm" && !Number.isFinite(faults.crashGapMs);
   const oracle = createMoneyOracle({
     isRenewed,
-    leaseMs: 0,
+    leaseMs,
     clock,
     nowMs,
     step,
@@ -68,7 +71,7 @@ export async function simulateMoney(
   let changed: Document[] = [];
   const store = trueStore((document) => changed.push(document));
   const processes = createProcesses<Keystile>({
-    ...{ random, scenario: faults, timeline, clock, count, fail },
+    ...{ random, scenario: faults, timeline, clock, leaseMs, count, fail },
     create(options, name) {
       const gate = create({ ...options, alerts: THRESHOLDS });
       gate.on("quota.low", ({ keyId, accountId, fund, thresholdPercent: threshold, left }) => {
