@@ -240,10 +240,12 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
       const [id, member] = next.value;
       const { group } = member;
       recent.delete(id);
-      if (groups.forget(group, id, !unfinished.has(member) && member.phase === "at rest")) {
+      const isAtRest = !unfinished.has(member) && member.phase === "at rest";
+      if (groups.forget(group, id, isAtRest)) {
         left -= 1;
-        // By then there may be another one of the same anchor.
-        if (isEmpty(group) && members.get(group.anchorId) === member) members.delete(group.anchorId);
+        // Who has still to read its anchor is empty, too. By then there may be another one of the same anchor.
+        const isOver = isAtRest && isEmpty(group);
+        if (isOver && members.get(group.anchorId) === member) members.delete(group.anchorId);
       } else {
         recent.set(id, member);
       }
