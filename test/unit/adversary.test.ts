@@ -421,34 +421,37 @@ describe("accounts found by name", () => {
   });
 });
 
-test("an account that is never at rest keeps no more of its keys in memory than cacheSize says", async () => {
-  const inner = memoryStore();
-  const store: Store = {
-    ...inner,
-    async write(groups) {
-      await nextTurn();
-      return inner.write(groups);
-    },
-  };
-  const operator = createKeystile({ store: inner });
-  const { id: accountId } = await operator.accounts.open();
-  await operator.accounts.credit(accountId, { id: "first", amount: 1_000 });
-  const subjects: { readonly keyId: string; readonly accountId: string }[] = [];
-  for (let n = 0; n < 200; n += 1) {
-    const { key } = await operator.keys.issue({ account: accountId });
-    subjects.push({ keyId: key.id, accountId });
+describe("keys of an account that is never at rest", () => {
+  async function openedWith(keys: number) {
+    const store = memoryStore();
+    const operator = createKeystile({ store });
+    const { id: accountId } = await operator.accounts.open();
+    await operator.accounts.credit(accountId, { id: "first", amount: 1_000 });
+    const subjects: Subject[] = [];
+    for (let n = 0; n < keys; n += 1) {
+      const { key } = await operator.keys.issue({ account: accountId });
+      subjects.push({ keyId: key.id, accountId });
+    }
+    return { store, operator, accountId, subjects };
   }
-  const commit = groupCommit({
-    session: storeSession(store, systemRuntime, 5_000),
-    runtime: systemRuntime,
-    nameProcess: () => "process",
-    ...{ holdMs: 60_000, storeTimeoutMs: 5_000, cacheSize: 50 },
-    thresholds: { percentLeft: [], balanceLeft: [] },
-    onWritten: () => {},
-  });
 
-  let most = 0;
-  async function spend(subject: (typeof subjects)[number]): Promise<void> {
+  interface Subject {
+    readonly keyId: string;
+    readonly accountId: string;
+  }
+
+  function commitOver(store: Store, cacheSize: number) {
+    return groupCommit({
+      session: storeSession(store, systemRuntime, 5_000),
+      runtime: systemRuntime,
+      nameProcess: () => "process",
+      ...{ holdMs: 60_000, storeTimeoutMs: 5_000, cacheSize },
+      thresholds: { percentLeft: [], balanceLeft: [] },
+      onWritten: () => {},
+    });
+  }
+
+  async function spend(commit: ReturnType<typeof commitOver>, subject: Subject): Promise<void> {
     const weighed = await commit.decide(
       subject,
       (records, { node, now, holdUntilMs }) => {
@@ -460,16 +463,57 @@ test("an account that is never at rest keeps no more of its keys in memory than 
     );
     if (weighed?.answer.allowed !== true) throw new Error("it was refused");
     await commit.post(subject, endingStep(weighed.answer.reservation, { cost: 1, outcome: "settled" }));
-    most = Math.max(most, subjects.filter((one) => commit.cached(one) !== undefined).length);
   }
-  const rest = [...subjects, ...subjects];
-  async function work(): Promise<void> {
-    for (let next = rest.pop(); next !== undefined; next = rest.pop()) await spend(next);
-  }
-  await Promise.all(Array.from({ length: 16 }, work));
-  // Those in use stay, whatever their number.
-  expect(most).toBeLessThanOrEqual(50 + 16);
-  expect((await operator.accounts.get(accountId))?.balance).toMatchObject({ used: 400, held: 0 });
+
+  test("take no more memory than cacheSize says", async () => {
+    const { store: inner, operator, accountId, subjects } = await openedWith(200);
+    const store: Store = {
+      ...inner,
+      async write(groups) {
+        await nextTurn();
+        return inner.write(groups);
+      },
+    };
+    const commit = commitOver(store, 50);
+    let most = 0;
+    const rest = [...subjects, ...subjects];
+    async function work(): Promise<void> {
+      for (let next = rest.pop(); next !== undefined; next = rest.pop()) {
+        await spend(commit, next);
+        most = Math.max(most, subjects.filter((one) => commit.cached(one) !== undefined).length);
+      }
+    }
+    await Promise.all(Array.from({ length: 16 }, work));
+    // Those in use stay, whatever their number.
+    expect(most).toBeLessThanOrEqual(50 + 16);
+    expect((await operator.accounts.get(accountId))?.balance).toMatchObject({ used: 400, held: 0 });
+  });
+
+  test("make way before it is read, and still there is one group of it", async () => {
+    const { store: inner, operator, accountId, subjects } = await openedWith(2);
+    const [first, second] = subjects as [Subject, Subject];
+    const stranger = await operator.accounts.open();
+    const { key } = await operator.keys.issue({ account: stranger.id });
+    await operator.accounts.credit(stranger.id, { id: "first", amount: 10 });
+    const repeated: string[] = [];
+    const store: Store = {
+      ...inner,
+      write(groups) {
+        const ids = groups.flat().map(({ id }) => id);
+        repeated.push(...ids.filter((id, at) => ids.indexOf(id) < at));
+        return inner.write(groups);
+      },
+    };
+    const commit = commitOver(store, 1);
+    // All before any of them is looked at. A second group would write under the same name what the first looks for.
+    await Promise.all([
+      spend(commit, first),
+      spend(commit, { keyId: key.id, accountId: stranger.id }),
+      spend(commit, second),
+    ]);
+    expect(repeated).toEqual([]);
+    expect((await operator.accounts.get(accountId))?.balance).toMatchObject({ used: 2, held: 0 });
+  });
 });
 
 test("after close() nothing that cannot be stored keeps the process alive", async () => {

@@ -34,6 +34,9 @@ export function createMoneyAuditor(books: Books) {
   const judgeAlerts = createAlertJudge(books);
 
   function sent(process: string, groups: readonly (readonly Write[])[]): void {
+    const ids = groups.flat().map(({ id }) => id);
+    if (new Set(ids).size < ids.length)
+      fail("store-contract", `${process} wrote ${ids.join(" ")} in one call`);
     for (const { set } of groups.flat()) {
       for (const identity of Object.keys((set as { nodes?: object } | null | undefined)?.nodes ?? {})) {
         if (!ownerOf.has(identity)) ownerOf.set(identity, process);
