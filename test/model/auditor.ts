@@ -1,6 +1,14 @@
 import type { Document, Write } from "../../src/store.js";
 import { type Account, type KeyTrack, latestBody, type ModelRequest, openOf } from "./account.js";
-import { amount, type Body, type CollectedEntry, heldBy, MOST_COLLECTED, readBody } from "./body.js";
+import {
+  amount,
+  type Body,
+  type CollectedEntry,
+  heldBy,
+  holdsPlaces,
+  MOST_COLLECTED,
+  readBody,
+} from "./body.js";
 import { isRequestLimit } from "./subject.js";
 
 /** How long a collected entry can still be corrected. */
@@ -347,11 +355,4 @@ export function createAuditor(account: Account) {
     judgeInFlight,
     hasSecret: (digest: string): boolean => secretDigests.has(digest),
   };
-}
-
-/** Only leases hold places in limits on requests. */
-function holdsPlaces({ nodes }: Body): boolean {
-  return Object.values(nodes).some(({ held }) =>
-    Object.keys(held).some((name) => name.startsWith("requests/")),
-  );
 }

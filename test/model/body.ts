@@ -53,6 +53,13 @@ export function heldBy(body: Body): number {
   return sum;
 }
 
+/** Only leases hold places in limits on requests. */
+export function holdsPlaces({ nodes }: Pick<Body, "nodes">): boolean {
+  return Object.values(nodes).some(({ held }) =>
+    Object.keys(held).some((name) => name.startsWith("requests/")),
+  );
+}
+
 /** Reads a stored key document, or says what is wrong with it. */
 export function readBody(document: Document): Body | string {
   const body = document.body as unknown as Body;

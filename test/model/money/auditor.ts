@@ -1,5 +1,5 @@
 import type { Document, Write } from "../../../src/store.js";
-import { MOST_COLLECTED } from "../body.js";
+import { type Amounts, holdsPlaces, MOST_COLLECTED } from "../body.js";
 import { createAlertJudge } from "./alerts.js";
 import { type AccountTrack, type Books, boundsOf, type KeyTrack, latest, newKeyTrack } from "./books.js";
 import {
@@ -77,6 +77,8 @@ export function createMoneyAuditor(books: Books) {
     track.states.push({ step: step(), atMs: nowMs(), body });
     if (before === undefined) return track;
     count("writes");
+    if (holdsPlaces(body)) count("leased");
+    track.dropped = undefined;
     judgeTerms(track, before, body, writer);
     judgeMemory(track, before, body, writer);
     judgeUsed(track, before, body, writer);
@@ -194,6 +196,7 @@ export function createMoneyAuditor(books: Books) {
       if (!isOver)
         fail("used-is-kept", `${writer} left ${after.used[purse] ?? 0} of ${used} used of ${purse}`);
       track.gone.set(purse, (track.gone.get(purse) ?? 0) + used - (charged[purse] ?? 0));
+      if (isOver) track.dropped = purse;
     }
   }
 
@@ -261,9 +264,10 @@ export function createMoneyAuditor(books: Books) {
     for (const pays of ["balance", "subscription"] as const) {
       const own = sumOf(track, pays, (key) => bookedIn(key)["key@0"] ?? 0);
       const reset = own - paidFor(booked, pays);
-      const purse = `subscription@${cycleOf(body)}`;
-      // What was booked and reset in one write is nowhere to be seen but in the keys.
-      if (pays === "subscription" && reset > 0 && writer !== undefined && isResetting(track, writer)) {
+      const isReset = writer !== undefined && isResetting(track, writer);
+      const purse = isReset ? `subscription@${cycleOf(body)}` : track.dropped;
+      // What was booked and reset, or booked and dropped with its cycle, in one write is nowhere to be seen but in the keys.
+      if (pays === "subscription" && reset > 0 && writer !== undefined && purse !== undefined) {
         count("resets seen");
         track.gone.set(purse, (track.gone.get(purse) ?? 0) + reset);
         booked[purse] = (booked[purse] ?? 0) + reset;
@@ -309,16 +313,24 @@ export function createMoneyAuditor(books: Books) {
       if (answer !== "allowed" || ended !== undefined || lost) continue;
       needed.set(process, (needed.get(process) ?? 0) + boundsOf(cost, pays)[0]);
     }
+    const { nodes, collected } = latest(track.states) as AccountBody;
     for (const [process, amount] of needed) {
-      const own = Object.entries((latest(track.states) as AccountBody).nodes)
-        .filter(([identity]) => ownerOf.get(identity) === process)
-        .reduce((sum, [, { held }]) => sum + inFund(held, "subscription") + inFund(held, "balance"), 0);
+      const isOwn = ([identity]: readonly [string, unknown]): boolean => ownerOf.get(identity) === process;
+      let own = 0;
+      for (const [, { held }] of Object.entries(nodes).filter(isOwn)) own += heldOf(held);
+      // A lease goes on for its time where a clock that jumped had others collect it: then it is charged already.
+      for (const [, entry] of books.leaseMs > 0 ? Object.entries(collected).filter(isOwn) : [])
+        own += entry.mode === "charge" ? heldOf(entry.collected) : amount;
       if (own < amount)
         fail("allowances-are-held", `${process} has ${amount} in flight, the account holds ${own}`);
     }
   }
 
   return { sent, committed, judgeAccount, judgeCover };
+}
+
+function heldOf(amounts: Amounts): number {
+  return inFund(amounts, "subscription") + inFund(amounts, "balance");
 }
 
 function isCurrent(purse: string, body: LedgerBody): boolean {

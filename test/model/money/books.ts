@@ -65,6 +65,8 @@ export interface AccountTrack {
   readonly held: MoneyRequest[];
   /** By purse: what was booked in it, and was dropped with its cycle or reset since. */
   readonly gone: Map<string, number>;
+  /** A purse that was dropped with its cycle by the latest write. */
+  dropped: string | undefined;
   /** By cycle: what was called for at most, and acknowledged at least. */
   readonly cycles: Map<string, { called: number; acknowledged: number }>;
   /** Costs above their estimates: facts that no limit can prevent. */
@@ -163,6 +165,7 @@ function newAccount(id: string): AccountTrack {
     requests: [],
     held: [],
     gone: new Map(),
+    dropped: undefined,
     cycles: new Map(),
     debt: 0,
     hasCollected: false,

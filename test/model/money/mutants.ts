@@ -173,4 +173,12 @@ export const MONEY_MUTANTS: readonly MoneyMutant[] = [
     profiles: ["days"],
     caughtBy: ["counters-agree"],
   },
+  {
+    name: "a busy group is dropped when nothing is known of it",
+    file: "group-commit.ts",
+    find: "const isOver = isAtRest && isEmpty(group);",
+    replace: "const isOver = isEmpty(group);",
+    profiles: ["lossy", "crashes"],
+    caughtBy: ["store-contract"],
+  },
 ];

@@ -19,7 +19,7 @@ export interface Victim {
   readonly death?: { readonly statement: number; readonly when: "before" | "after" };
 }
 
-const [address = "", clockFile = "", logFile = ""] = process.argv.slice(2);
+const [address = "", clockFile = "", logFile = "", revalidateMs] = process.argv.slice(2);
 const log = openSync(logFile, "a");
 let death: Victim["death"];
 let statements = 0;
@@ -29,7 +29,10 @@ let running: Promise<void>[] = [];
 const held: Allowed[] = [];
 
 const offsetMs = () => Number(readFileSync(clockFile, "utf8"));
-const keystile = createKeystile({ store: store() });
+const keystile = createKeystile({
+  store: store(),
+  ...(revalidateMs !== undefined && { leases: { revalidateMs: Number(revalidateMs) } }),
+});
 
 function store(): Store {
   if (address.includes("://")) return mortalStore(aheadBy(openStore(address).store, offsetMs));
