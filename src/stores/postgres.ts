@@ -1,5 +1,6 @@
 import { KeystileError } from "../errors.js";
 import type { Document, Store, Write, WriteResult } from "../store.js";
+import { textOfBody } from "./json-text.js";
 import { isLostRace, toFault } from "./postgres-faults.js";
 import { SCHEMA, setupOf } from "./postgres-schema.js";
 import { boundsOf, documentOf, pageOf, type Row, refuseNewer } from "./sql.js";
@@ -163,7 +164,7 @@ function membersOf(groups: readonly (readonly Write[])[]): readonly (readonly Me
   return groups.map((writes, group) =>
     writes.map(({ id, expected, set, owner }): Member => {
       const kept = owner === undefined ? undefined : toStored(owner);
-      const text = set === undefined ? undefined : JSON.stringify(set);
+      const text = set === undefined ? undefined : textOfBody(set);
       return { member: count++, group, id: toStored(id), expected, set: text, owner: kept };
     }),
   );

@@ -2,64 +2,89 @@
 export const FORMAT = "1";
 
 /*
- * A document is text of three lines: version, owner as JSON or nothing, body as JSON. It is never parsed here beyond
- * these lines. The last version in a tag is in `meta`, which outlives all documents; the next one is the time, in
- * microseconds, if that is more: so it is higher even than versions of which a failover has lost the memory. The members
- * of `index` are `:id` and, with an owner, `"owner"id`: as JSON no owner is the beginning of another.
+ * A document is a hash of `head`, its version and its owner as JSON or nothing with a space between, and `body`, which is
+ * not looked at here: apart, because a script pays for each byte that it reads. Whatever is written of a group gets one
+ * version, the time in microseconds, or more than any of its documents had: so it is higher even than versions of which a
+ * failover has lost the memory. The highest one of the deleted documents of a tag is in `meta`, which outlives them. The
+ * members of `index` are `:id` and, with an owner, `"owner"id`: as JSON no owner is the beginning of another.
  *
- * KEYS: for each tag meta and index, then one for each member. ARGV: number of the call, format, number of tags, then
- * for each group its size and for each member its tag, id, expected version, owner and body: nothing to check only, null
- * to delete.
+ * KEYS: a meta that tells the format, which all tags of a server get at once; then one for each member, and after it meta
+ * and index of its tag if the group has them. ARGV: number of the call, format, a plan, and for each member its body:
+ * nothing to check only, null to delete. The plan has a line for the size of each group, negative if it has its indexes, and
+ * one for each member, the head that it expects but with the owner that it is to have.
+ *
+ * Of each group that was written the reply has the version, of others head and body of each member. If indexes change of
+ * groups that do not have theirs, nothing is written and there is no time in the reply.
  */
 export const COMMIT = `
-local time = redis.call('TIME')
+local call = redis.call
+local time = call('TIME')
 local micros = time[1] * 1000000 + time[2]
 local reply = { ARGV[1], math.floor(micros / 1000) }
-local tags = tonumber(ARGV[3])
-for tag = 1, tags do
-  local format = redis.call('HGET', KEYS[2 * tag - 1], 'format') or 'missing'
-  if format ~= ARGV[2] then return redis.error_reply('KEYSTILE ' .. format) end
-end
-local member, at = 2 * tags, 3
-while at < #ARGV do
-  local size = tonumber(ARGV[at + 1])
-  local found, holds = {}, true
-  for m = 1, size do
-    found[m] = redis.call('GET', KEYS[member + m])
-    local version = found[m] and string.match(found[m], '^%d+') or '0'
-    if version ~= ARGV[at + 5 * m - 1] then holds = false end
+local format = call('HGET', KEYS[1], 'format') or 'missing'
+if format ~= ARGV[2] then return redis.error_reply('KEYSTILE ' .. format) end
+
+local groups, keys, wanted, found, n, at = {}, {}, {}, {}, 0, 2
+local lines = string.gmatch(ARGV[3], '[^\\n]+')
+for line in lines do
+  local size, step = tonumber(line), 1
+  if size < 0 then size, step = -size, 3 end
+  local holds, version = true, micros
+  for m = n + 1, n + size do
+    local head, body, there = lines(), ARGV[m + 3], call('HGET', KEYS[at], 'head')
+    local expected = string.match(head, '^%-?%d+')
+    if there ~= head and expected ~= (there and string.match(there, '^%d+') or '0') then holds = false end
+    if holds and body ~= '' and (there ~= head or body == 'null') then
+      if step == 1 then return { ARGV[1] } end
+      if not there then version = math.max(version, (call('HGET', KEYS[at + 1], 'version') or 0) + 1) end
+    end
+    version = math.max(version, expected + 1)
+    keys[m], wanted[m], found[m] = at, head, there
+    at = at + step
   end
-  local result = { holds and 1 or 0 }
-  for m = 1, size do
-    local tag, id, expected, owner, body = unpack(ARGV, at + 5 * m - 3, at + 5 * m + 1)
-    if not holds then
-      result[m + 1] = found[m]
-    elseif body == '' then
-      result[m + 1] = tonumber(expected)
-    else
-      local key, meta, index = KEYS[member + m], KEYS[2 * tag - 1], KEYS[2 * tag]
-      local owned = found[m] and string.match(found[m], '^%d+\\n([^\\n]*)') or ''
-      if owned ~= '' and (owned ~= owner or body == 'null') then redis.call('ZREM', index, owned .. id) end
+  groups[#groups + 1] = { size, holds and version }
+  n = n + size
+end
+
+local function setIndexes(key, head, there, isDeleted)
+  local meta, index = KEYS[key + 1], KEYS[key + 2]
+  local id = string.sub(KEYS[key], #meta - 3) -- it ends in {tag}.meta, this one in {tag}:id
+  local owned, owner = string.match(there or '', ' (.+)'), string.match(head, ' (.+)')
+  if owned then call('ZREM', index, owned .. id) end
+  if isDeleted then
+    call('ZREM', index, ':' .. id)
+    local highest = math.max(call('HGET', meta, 'version') or 0, string.match(there or '0', '^%d+'))
+    call('HSET', meta, 'version', string.format('%.0f', highest))
+  else
+    call('ZADD', index, 0, ':' .. id)
+    if owner then call('ZADD', index, 0, owner .. id) end
+  end
+end
+
+n = 0
+for g, group in ipairs(groups) do
+  local size, version = unpack(group)
+  local text = version and string.format('%.0f', version)
+  local result = version or {}
+  for m = n + 1, n + size do
+    local key, head, there, body = keys[m], wanted[m], found[m], ARGV[m + 3]
+    if not version then
+      result[#result + 1] = there
+      result[#result + 1] = there and call('HGET', KEYS[key], 'body')
+    elseif body ~= '' then
+      if there ~= head or body == 'null' then setIndexes(key, head, there, body == 'null') end
       if body == 'null' then
-        redis.call('ZREM', index, ':' .. id)
-        redis.call('DEL', key)
-        result[m + 1] = 0
+        call('DEL', KEYS[key])
       else
-        result[m + 1] = math.max((redis.call('HGET', meta, 'version') or 0) + 1, micros)
-        local version = string.format('%.0f', result[m + 1])
-        redis.call('HSET', meta, 'version', version)
-        if not found[m] then redis.call('ZADD', index, 0, ':' .. id) end
-        if owner ~= '' and owner ~= owned then redis.call('ZADD', index, 0, owner .. id) end
-        redis.call('SET', key, version .. '\\n' .. owner .. '\\n' .. body)
+        call('HSET', KEYS[key], 'head', text .. string.match(head, ' .*'), 'body', body)
       end
     end
   end
-  reply[#reply + 1] = result
-  member, at = member + size, at + 1 + 5 * size
+  reply[g + 2], n = result, n + size
 end
 -- Changes nothing. It fails where nothing was written above and nothing could be: what a replica says, or a primary
 -- without the replicas it must have, is not to be believed.
-redis.call('HDEL', KEYS[1], '')
+call('HDEL', KEYS[1], '')
 return reply`;
 
 /** KEYS: for each tag meta and index. ARGV: number of the call, format, two bounds, and how many members at most. */

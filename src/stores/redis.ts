@@ -1,8 +1,9 @@
 import { KeystileError } from "../errors.js";
 import { compareIds } from "../id-order.js";
 import type { Document, Store, Write, WriteResult } from "../store.js";
+import { textOfBody } from "./json-text.js";
 import { type RedisClient, type ScriptCall, scriptRunner } from "./redis-client.js";
-import { type Outcome, toResult } from "./redis-documents.js";
+import { headOf, type Outcome, toResult } from "./redis-documents.js";
 import { barrierOf, type RedisDurability } from "./redis-durability.js";
 import { formatNewer, refuseEviction, together } from "./redis-faults.js";
 import { COMMIT, FORMAT, RANGE, SETUP } from "./redis-scripts.js";
@@ -65,50 +66,60 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
 
   const metaKey = (tag: string): string => `${prefix}{${tag}}.meta`;
   const tagKeys = (tag: string): readonly string[] => [metaKey(tag), `${prefix}{${tag}}.index`];
-  const documentKey = (id: string): string => `${prefix}{${tagOf(id)}}:${id}`;
 
   /** Writes groups by one call of the script, or on a cluster by one for each tag. */
   async function commit(
     groups: readonly (readonly Write[])[],
   ): Promise<{ results: WriteResult[]; now: number }> {
     const parts = isSharded ? partsByTag(groups) : [groups.map((_, g) => g)];
-    const calls = parts.map((part) => commitCall(part.map((g) => groups[g] ?? [])));
-    const replies = await together(calls.map((call) => runner.run(call)));
+    const replies = await together(parts.map((part) => commitPart(part.map((g) => groups[g] ?? []))));
     let now = 0;
     const results: WriteResult[] = [];
     for (const [p, part] of parts.entries()) {
-      const waits = calls[p]?.follow !== undefined;
-      const [reply, waited] = (waits ? replies[p] : [replies[p]]) as [[number, ...Outcome[]], unknown?];
-      const [time, ...outcomes] = reply;
-      now = Math.max(now, Number(time));
+      const { outcomes, time, waited } = replies[p] as PartReply;
+      now = Math.max(now, time);
       for (const [n, g] of part.entries()) results[g] = toResult(groups[g] ?? [], outcomes[n] ?? []);
-      const hasWritten = part.some((g) => results[g]?.written);
-      if (hasWritten && waits) barrier?.check(waited);
+      if (waited !== undefined && part.some((g) => results[g]?.written)) barrier?.check(waited);
     }
     return { results, now };
   }
 
-  function commitCall(groups: readonly (readonly Write[])[]): ScriptCall {
-    const ids = groups.flat().map(({ id }) => id);
+  async function commitPart(groups: readonly (readonly Write[])[]): Promise<PartReply> {
+    for (let knowsAll = false; ; knowsAll = true) {
+      const call = commitCall(groups, knowsAll);
+      const reply = await runner.run(call);
+      const [[time, ...outcomes], waited] = (call.follow === undefined ? [reply] : reply) as [
+        [(number | string)?, ...Outcome[]],
+        unknown?,
+      ];
+      // Without it nothing was written: a document changes hands, which only the server could know.
+      if (time !== undefined) return { outcomes, time: Number(time), waited };
+    }
+  }
+
+  /** @param knowsAll also tells the indexes of what was there before. What is made or deleted needs them anyway. */
+  function commitCall(groups: readonly (readonly Write[])[], knowsAll: boolean): ScriptCall {
+    const keys: string[] = [];
+    const bodies: string[] = [];
+    let plan = "";
+    let changes = false;
+    for (const group of groups) {
+      const isIndexed = knowsAll || group.some(({ expected, set }) => expected === 0 || set === null);
+      plan += `${isIndexed ? -group.length : group.length}\n`;
+      for (const write of group) {
+        const tag = tagOf(write.id);
+        if (keys.length === 0) keys.push(metaKey(tag));
+        keys.push(`${prefix}{${tag}}:${write.id}`);
+        if (isIndexed) keys.push(...tagKeys(tag));
+        plan += `${headOf(write)}\n`;
+        bodies.push(write.set === undefined ? "" : textOfBody(write.set));
+        changes ||= write.set !== undefined;
+      }
+    }
     // Without any document it is asked for the time alone.
-    const tags = ids.length === 0 ? ["00"] : [...new Set(ids.map(tagOf))];
-    const input = groups.flatMap((group) => [
-      String(group.length),
-      ...group.flatMap(({ id, expected, owner, set }) => [
-        String(tags.indexOf(tagOf(id)) + 1),
-        id,
-        String(expected),
-        owner === undefined ? "" : JSON.stringify(owner),
-        set === undefined ? "" : JSON.stringify(set),
-      ]),
-    ]);
-    const onlyChecks = groups.every((group) => group.every(({ set }) => set === undefined));
-    return {
-      script: COMMIT,
-      keys: [...tags.flatMap(tagKeys), ...ids.map(documentKey)],
-      input: [FORMAT, String(tags.length), ...input],
-      follow: onlyChecks ? undefined : barrier?.command,
-    };
+    if (keys.length === 0) keys.push(metaKey("00"));
+    const follow = changes ? barrier?.command : undefined;
+    return { script: COMMIT, keys, input: [FORMAT, plan, ...bodies], follow };
   }
 
   async function read(ids: readonly string[]): Promise<{ documents: Document[]; now: number }> {
@@ -183,6 +194,13 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
 
     async close() {},
   };
+}
+
+interface PartReply {
+  readonly outcomes: readonly Outcome[];
+  readonly time: number;
+  /** What the barrier's command said, if it was sent. */
+  readonly waited: unknown;
 }
 
 /** The members of the indexes that begin alike and whose ids lie between two bounds. */

@@ -1,5 +1,6 @@
 import { KeystileError } from "../errors.js";
 import type { Document, Store, WriteResult } from "../store.js";
+import { textOfBody } from "./json-text.js";
 import { boundsOf, documentOf, pageOf, type Row, refuseNewer } from "./sql.js";
 import { isLocked, patiently } from "./sqlite-locks.js";
 import {
@@ -143,7 +144,7 @@ export function sqliteStore(
       // Made text before the first wait, so that the caller may change what was given.
       const plan = groups.map((group) =>
         group.map(({ id, expected, set, owner }) => {
-          const text = set === undefined || set === null ? set : JSON.stringify(set);
+          const text = set === undefined || set === null ? set : textOfBody(set);
           return { id, expected, text, owner: owner ?? null };
         }),
       );

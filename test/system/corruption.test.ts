@@ -185,15 +185,14 @@ async function redisRows(): Promise<Rows> {
   const client = new Redis(server.port);
   const store = redisStore(client);
   await store.setup();
-  const change = async (id: string, edit: (lines: string[]) => string[]): Promise<void> => {
+  const change = async (id: string, field: string, edit: (old: string) => string): Promise<void> => {
     const [key = ""] = (await client.keys("*")).filter((name) => name.endsWith(id));
-    const lines = (await client.get(key))?.split("\n") ?? [];
-    await client.set(key, edit(lines).join("\n"));
+    await client.hset(key, field, edit((await client.hget(key, field)) ?? ""));
   };
   return {
     store,
-    setBody: (id, text) => change(id, ([version = "", owner = ""]) => [version, owner, text]),
-    setVersion: (id, version) => change(id, ([_, ...rest]) => [version, ...rest]),
+    setBody: (id, text) => change(id, "body", () => text),
+    setVersion: (id, version) => change(id, "head", (head) => head.replace(/^\S+/, version)),
     async close() {
       client.disconnect();
       await server.stop();
