@@ -4,7 +4,7 @@ CREATE TABLE keystile.documents (
   owner text COLLATE "C",
   body text NOT NULL,
   CONSTRAINT documents_pkey PRIMARY KEY (id)
-);
+) WITH (fillfactor=50);
 
 CREATE TABLE keystile.meta (
   schema integer NOT NULL
@@ -16,8 +16,8 @@ CREATE UNIQUE INDEX meta_has_one_row ON keystile.meta USING btree ((true));
 
 CREATE SEQUENCE keystile.versions AS bigint START 1 INCREMENT 1 MAXVALUE 9007199254740991 CACHE 1;
 
-CREATE OR REPLACE FUNCTION keystile.exchange(call text)
- RETURNS TABLE(member integer, written boolean, version bigint, owner text, body text, clock bigint)
+CREATE OR REPLACE FUNCTION keystile.exchange(groups integer[], ids text[], expected bigint[], owners text[], bodies text)
+ RETURNS TABLE(member integer, version bigint, owner text, body text, written bigint, clock bigint)
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
  SET enable_seqscan TO 'off'
@@ -25,49 +25,55 @@ CREATE OR REPLACE FUNCTION keystile.exchange(call text)
 AS $function$
 #variable_conflict use_column
 DECLARE
-  asked CONSTANT jsonb := call::jsonb;
+  changes CONSTANT boolean := ltrim(bodies, E'\n') <> '';
+  lines CONSTANT text[] := string_to_array(bodies, E'\n');
   space CONSTANT integer := '"keystile".documents'::regclass::oid::integer;
   place record;
+  fresh bigint;
 BEGIN
   IF current_setting('transaction_isolation') <> 'read committed' OR pg_is_in_recovery() THEN
     RAISE EXCEPTION 'Keystile needs READ COMMITTED, on the primary' USING ERRCODE = 'KS001';
   END IF;
-  IF asked @? '$[*].set' THEN
-    FOR place IN
-      SELECT hashtext(id) & 1023 AS number, bool_or(set IS NOT NULL) AS changes
-      FROM jsonb_to_recordset(asked) AS a(id text, set text) GROUP BY 1 ORDER BY 1
-    LOOP
-      IF place.changes THEN
-        PERFORM pg_advisory_xact_lock(space, place.number);
-      ELSE
-        PERFORM pg_advisory_xact_lock_shared(space, place.number);
-      END IF;
-    END LOOP;
+  IF changes THEN
+    IF 0 = ANY (expected) THEN
+      FOR place IN
+        SELECT hashtext(id) & 1023 AS number, bool_or(line <> '') AS changes
+        FROM unnest(ids, expected, lines) AS a(id, expected, line) WHERE a.expected = 0 GROUP BY 1 ORDER BY 1
+      LOOP
+        IF place.changes THEN
+          PERFORM pg_advisory_xact_lock(space, place.number);
+        ELSE
+          PERFORM pg_advisory_xact_lock_shared(space, place.number);
+        END IF;
+      END LOOP;
+    END IF;
+    PERFORM FROM "keystile".documents WHERE id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
+    fresh := nextval('"keystile".versions');
   END IF;
 
   RETURN QUERY
   WITH found AS MATERIALIZED (
-    SELECT a.member, a.id, a.set, a.owner AS next_owner, d.*,
-      CASE WHEN a.set <> 'null' THEN nextval('"keystile".versions') END AS next_version,
+    SELECT a.member::integer, a.id, a.line, a.owner AS next_owner, d.*,
       bool_and(coalesce(d.version, 0) = a.expected) OVER (PARTITION BY a."group") AS holds
-    FROM jsonb_to_recordset(asked)
-      AS a(member integer, "group" integer, id text, expected bigint, set text, owner text)
+    FROM unnest(groups, ids, expected, owners, lines) WITH ORDINALITY
+      AS a("group", id, expected, owner, line, member)
     LEFT JOIN LATERAL (
-      SELECT version, owner, body FROM "keystile".documents WHERE id = a.id LIMIT 1
+      SELECT ctid AS row, version, owner, body FROM "keystile".documents WHERE id = a.id LIMIT 1
     ) AS d ON true
   ), deleted AS (
     DELETE FROM "keystile".documents
-    WHERE id = ANY (ARRAY(SELECT id FROM found WHERE holds AND set = 'null'))
-  ), kept AS (
+    WHERE ctid = ANY (ARRAY(SELECT row FROM found WHERE holds AND line = 'null' AND version IS NOT NULL))
+  ), changed AS (
+    UPDATE "keystile".documents AS d SET version = fresh, owner = f.next_owner, body = f.line
+    FROM found AS f WHERE d.ctid = f.row AND f.holds AND f.line NOT IN ('', 'null')
+  ), made AS (
     INSERT INTO "keystile".documents (id, version, owner, body)
-    SELECT id, next_version, next_owner, set FROM found WHERE holds AND set <> 'null'
-    ON CONFLICT (id) DO UPDATE
-    SET version = excluded.version, owner = excluded.owner, body = excluded.body
+    SELECT id, fresh, next_owner, line FROM found
+    WHERE holds AND line NOT IN ('', 'null') AND version IS NULL
   )
-  SELECT f.member, f.holds, CASE WHEN f.holds THEN f.next_version ELSE f.version END,
-    CASE WHEN NOT f.holds THEN f.owner END, CASE WHEN NOT f.holds THEN f.body END, c.clock
+  SELECT f.member, f.version, f.owner, f.body, fresh, c.clock
   FROM (SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS clock) AS c
-  LEFT JOIN found AS f ON true;
+  LEFT JOIN found AS f ON NOT f.holds;
 END
 $function$;
 

@@ -29,13 +29,18 @@ $setup$`;
 }
 
 /*
- * `exchange` answers one call, given as a JSON list of members, with a row for each and the clock in all of them.
+ * `exchange` answers one call, given as a list for each property of its members, and a line of `bodies` for each: nothing to
+ * check only, null to delete. It tells the version of all that it wrote, and the clock; then, of the groups that it did not
+ * write, what there is of each member.
  *
  * A statement inside a VOLATILE function sees, under READ COMMITTED, everything that was committed before that
- * statement began; so what comes after the locks sees what others did while it waited for them. Ids are locked,
- * not rows, because a document that must stay absent has no row. The locks are taken in one order everywhere, and
- * two ids that share a place only wait for each other. There are 1,024 places, so that the largest calls cannot
- * fill the server's lock table. A call that only checks is one statement, which needs no lock.
+ * statement began; so what comes after the locks sees what others did while it waited for them. Ids that are to be absent
+ * have no row, so a place is locked for them, and of all others the row: two ids that share a place wait for each other, and
+ * would for each other's commit if keys in use were locked so. There are 1,024 places, so that the largest calls cannot fill
+ * the server's lock table. Places come before rows, and each in one order everywhere. Who expects a row that is not there
+ * has lost already. A call that only checks is one statement, which needs no lock.
+ *
+ * Half of each page is left free for the next versions of its rows: then no index changes with them.
  *
  * Plans of an empty table are kept by sessions that see it grow, so they must be right for a large one: rows are
  * found by their key or an index even where reading the whole table would cost less, and LIMIT keeps the planner
@@ -54,57 +59,65 @@ function stepOne(schema: string): string {
       version bigint NOT NULL,
       owner text COLLATE "C",
       body text NOT NULL
-    );
+    ) WITH (fillfactor = 50);
     CREATE INDEX documents_by_owner ON ${schema}.documents (owner, id) WHERE owner IS NOT NULL;
     -- One for all documents: a deleted one leaves nothing behind that could remember its versions.
     CREATE SEQUENCE ${schema}.versions MAXVALUE ${Number.MAX_SAFE_INTEGER};
 
-    CREATE FUNCTION ${schema}.exchange(call text)
-    RETURNS TABLE (member integer, written boolean, version bigint, owner text, body text, clock bigint)
+    CREATE FUNCTION ${schema}.exchange(
+      groups integer[], ids text[], expected bigint[], owners text[], bodies text
+    )
+    RETURNS TABLE (member integer, version bigint, owner text, body text, written bigint, clock bigint)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
     AS $function$
 #variable_conflict use_column
 DECLARE
-  asked CONSTANT jsonb := call::jsonb;
+  changes CONSTANT boolean := ltrim(bodies, E'\\n') <> '';
+  lines CONSTANT text[] := string_to_array(bodies, E'\\n');
   space CONSTANT integer := '${schema}.documents'::regclass::oid::integer;
   place record;
+  fresh bigint;
 BEGIN${REFUSE_WRONG_SESSION}
-  IF asked @? '$[*].set' THEN
-    FOR place IN
-      SELECT hashtext(id) & 1023 AS number, bool_or(set IS NOT NULL) AS changes
-      FROM jsonb_to_recordset(asked) AS a(id text, set text) GROUP BY 1 ORDER BY 1
-    LOOP
-      IF place.changes THEN
-        PERFORM pg_advisory_xact_lock(space, place.number);
-      ELSE
-        PERFORM pg_advisory_xact_lock_shared(space, place.number);
-      END IF;
-    END LOOP;
+  IF changes THEN
+    IF 0 = ANY (expected) THEN
+      FOR place IN
+        SELECT hashtext(id) & 1023 AS number, bool_or(line <> '') AS changes
+        FROM unnest(ids, expected, lines) AS a(id, expected, line) WHERE a.expected = 0 GROUP BY 1 ORDER BY 1
+      LOOP
+        IF place.changes THEN
+          PERFORM pg_advisory_xact_lock(space, place.number);
+        ELSE
+          PERFORM pg_advisory_xact_lock_shared(space, place.number);
+        END IF;
+      END LOOP;
+    END IF;
+    PERFORM FROM ${schema}.documents WHERE id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
+    fresh := nextval('${schema}.versions');
   END IF;
 
   RETURN QUERY
   WITH found AS MATERIALIZED (
-    SELECT a.member, a.id, a.set, a.owner AS next_owner, d.*,
-      CASE WHEN a.set <> 'null' THEN nextval('${schema}.versions') END AS next_version,
+    SELECT a.member::integer, a.id, a.line, a.owner AS next_owner, d.*,
       bool_and(coalesce(d.version, 0) = a.expected) OVER (PARTITION BY a."group") AS holds
-    FROM jsonb_to_recordset(asked)
-      AS a(member integer, "group" integer, id text, expected bigint, set text, owner text)
+    FROM unnest(groups, ids, expected, owners, lines) WITH ORDINALITY
+      AS a("group", id, expected, owner, line, member)
     LEFT JOIN LATERAL (
-      SELECT version, owner, body FROM ${schema}.documents WHERE id = a.id LIMIT 1
+      SELECT ctid AS row, version, owner, body FROM ${schema}.documents WHERE id = a.id LIMIT 1
     ) AS d ON true
   ), deleted AS (
     DELETE FROM ${schema}.documents
-    WHERE id = ANY (ARRAY(SELECT id FROM found WHERE holds AND set = 'null'))
-  ), kept AS (
+    WHERE ctid = ANY (ARRAY(SELECT row FROM found WHERE holds AND line = 'null' AND version IS NOT NULL))
+  ), changed AS (
+    UPDATE ${schema}.documents AS d SET version = fresh, owner = f.next_owner, body = f.line
+    FROM found AS f WHERE d.ctid = f.row AND f.holds AND f.line NOT IN ('', 'null')
+  ), made AS (
     INSERT INTO ${schema}.documents (id, version, owner, body)
-    SELECT id, next_version, next_owner, set FROM found WHERE holds AND set <> 'null'
-    ON CONFLICT (id) DO UPDATE
-    SET version = excluded.version, owner = excluded.owner, body = excluded.body
+    SELECT id, fresh, next_owner, line FROM found
+    WHERE holds AND line NOT IN ('', 'null') AND version IS NULL
   )
-  SELECT f.member, f.holds, CASE WHEN f.holds THEN f.next_version ELSE f.version END,
-    CASE WHEN NOT f.holds THEN f.owner END, CASE WHEN NOT f.holds THEN f.body END, c.clock
+  SELECT f.member, f.version, f.owner, f.body, fresh, c.clock
   FROM (SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS clock) AS c
-  LEFT JOIN found AS f ON true;
+  LEFT JOIN found AS f ON NOT f.holds;
 END
 $function$;
 

@@ -29,21 +29,22 @@ export interface PostgresStore extends Store {
   setup(): Promise<void>;
 }
 
-/** A write as the function takes it. `set` is JSON text, so that `null` deletes; without it the write checks. */
-interface Member {
-  /** Its place in the call, and that of its group. */
-  readonly member: number;
-  readonly group: number;
-  readonly id: string;
-  readonly expected: number;
-  readonly set: string | undefined;
-  readonly owner: string | undefined;
+/** What the function takes: a member of each list for each write. */
+interface Call {
+  readonly sizes: readonly number[];
+  readonly ids: readonly string[];
+  readonly expected: readonly number[];
+  readonly owners: readonly (string | undefined)[];
+  /** JSON text, so that `null` deletes; nothing checks. */
+  readonly bodies: readonly string[];
 }
 
-/** What the function answers: of a written member its new version, of another the document as it is. */
+/** What the function answers: a document as it is, or would be, of a group that was not written. */
 interface Answer extends Row {
-  readonly member: number;
-  readonly written: boolean;
+  /** Its place in the call, from 1; null: there is no such group. */
+  readonly member: number | null;
+  /** The version of all that was written. */
+  readonly written: number | bigint | string | null;
   readonly clock: number | bigint | string;
   /** The number of the call. */
   readonly call: string;
@@ -74,6 +75,8 @@ export function postgresStore(client: PostgresClient, options: PostgresStoreOpti
       `schema: must be 1 to 63 of a-z, 0-9 and _, not beginning with a digit; received ${JSON.stringify(schema)}`,
     );
   }
+  const statement = `SELECT *, $6::text AS call FROM "${schema}".exchange(
+    $1::text::integer[], $2::text::text[], $3::text::bigint[], $4::text::text[], $5)`;
   let ready: Promise<void> | undefined;
 
   async function run<T>(text: string, values: (string | null)[], changes = false): Promise<readonly T[]> {
@@ -98,26 +101,25 @@ export function postgresStore(client: PostgresClient, options: PostgresStoreOpti
     return ready;
   }
 
-  async function exchange(groups: readonly (readonly Member[])[]): ReturnType<Store["write"]> {
-    const call = JSON.stringify(groups.flat());
-    const changes = groups.some((group) => group.some(({ set }) => set !== undefined));
+  async function exchange(asked: Call): ReturnType<Store["write"]> {
+    const { sizes, ids, expected, owners, bodies } = asked;
+    const changes = bodies.some((body) => body !== "");
     await getReady();
     // A connection that has lost count of its replies tells of a write that was lost that it was written.
     calls += 1;
     const number = String(calls);
-    const statement = `SELECT *, $2::text AS call FROM "${schema}".exchange($1)`;
-    const rows = await run<Answer>(statement, [call, number], changes);
+    const groups = sizes.flatMap((size, group) => Array.from({ length: size }, () => group));
+    const lists = [listOf(groups), listOf(ids.map(quoted)), listOf(expected), listOf(owners.map(quoted))];
+    const rows = await run<Answer>(statement, [...lists, bodies.join("\n"), number], changes);
     if (rows[0]?.call !== number) {
       const problem = new Error(`call ${number} got the reply to call ${rows[0]?.call}`);
       throw toFault(problem, changes);
     }
-    const answers = new Map(rows.map((row) => [row.member, row]));
-    const results = groups.map((group) => resultOf(group, answers));
-    return { results, now: Number(rows[0]?.clock) };
+    return { results: resultsOf(asked, rows), now: Number(rows[0]?.clock) };
   }
 
   async function read(ids: readonly string[]): ReturnType<Store["read"]> {
-    const { results, now } = await exchange(membersOf([ids.map((id) => ({ id, expected: NONE }))]));
+    const { results, now } = await exchange(callOf([ids.map((id) => ({ id, expected: NONE }))]));
     return { documents: results.flatMap((result) => (result.written ? [] : result.current)), now };
   }
 
@@ -132,15 +134,14 @@ export function postgresStore(client: PostgresClient, options: PostgresStoreOpti
 
     async write(groups) {
       // Made text before the first wait, so that the caller may change what was given.
-      const members = membersOf(groups);
+      const call = callOf(groups);
       try {
-        return await exchange(members);
+        return await exchange(call);
       } catch (error) {
         if (!isLostRace(error)) throw error;
       }
-      return exchange(
-        members.map((group) => group.map((one) => ({ ...one, expected: NONE, set: undefined }))),
-      );
+      const read = { expected: call.expected.map(() => NONE), bodies: call.bodies.map(() => "") };
+      return exchange({ ...call, ...read });
     },
 
     async list(query) {
@@ -159,26 +160,46 @@ export function postgresStore(client: PostgresClient, options: PostgresStoreOpti
   };
 }
 
-function membersOf(groups: readonly (readonly Write[])[]): readonly (readonly Member[])[] {
-  let count = 0;
-  return groups.map((writes, group) =>
-    writes.map(({ id, expected, set, owner }): Member => {
-      const kept = owner === undefined ? undefined : toStored(owner);
-      const text = set === undefined ? undefined : textOfBody(set);
-      return { member: count++, group, id: toStored(id), expected, set: text, owner: kept };
-    }),
-  );
+function callOf(groups: readonly (readonly Write[])[]): Call {
+  const writes = groups.flat();
+  return {
+    sizes: groups.map(({ length }) => length),
+    ids: writes.map(({ id }) => toStored(id)),
+    expected: writes.map(({ expected }) => expected),
+    owners: writes.map(({ owner }) => (owner === undefined ? undefined : toStored(owner))),
+    bodies: writes.map(({ set }) => (set === undefined ? "" : textOfBody(set))),
+  };
 }
 
-function resultOf(group: readonly Member[], answers: ReadonlyMap<number, Answer>): WriteResult {
-  const rows = group.map(({ member, id }) => ({ ...(answers.get(member) as Answer), id }));
-  if (!rows.every(({ written }) => written)) {
-    return { written: false, current: rows.filter(({ version }) => version !== null).map(toDocument) };
-  }
-  const versions = group.map(({ expected, set }, n) =>
-    set === undefined ? expected : Number(rows[n]?.version),
-  );
-  return { written: true, versions };
+function resultsOf({ sizes, ids, expected, bodies }: Call, rows: readonly Answer[]): readonly WriteResult[] {
+  const version = Number(rows[0]?.written);
+  const found = new Map(rows.map((row) => [Number(row.member), row]));
+  let end = 0;
+  return sizes.map((size): WriteResult => {
+    const members = Array.from({ length: size }, (_, m) => end + m);
+    end += size;
+    const current = members.map((m) => found.get(m + 1));
+    if (current.every((row) => row === undefined)) {
+      const versions = members.map((m) =>
+        bodies[m] === "" ? (expected[m] ?? 0) : bodies[m] === "null" ? 0 : version,
+      );
+      return { written: true, versions };
+    }
+    const documents = members.flatMap((m, n) => {
+      const row = current[n];
+      return row === undefined || row.version === null ? [] : [toDocument({ ...row, id: ids[m] ?? "" })];
+    });
+    return { written: false, current: documents };
+  });
+}
+
+/** A list as Postgres reads it from text: that every client can send. */
+function listOf(items: readonly (string | number)[]): string {
+  return `{${items.join(",")}}`;
+}
+
+function quoted(text: string | undefined): string {
+  return text === undefined ? "NULL" : `"${text.replace(/["\\]/g, "\\$&")}"`;
 }
 
 /** The order of bytes stays as it is. Postgres keeps any text but one with a NUL. */

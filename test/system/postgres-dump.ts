@@ -8,7 +8,8 @@ export async function dumpOf(client: PostgresClient, schema: string): Promise<st
 
 const DUMP = `
 WITH relation AS (
-  SELECT c.oid, c.relkind, format('%I.%I', n.nspname, c.relname) AS name
+  SELECT c.oid, c.relkind, format('%I.%I', n.nspname, c.relname) AS name,
+    coalesce(' WITH (' || array_to_string(c.reloptions, ', ') || ')', '') AS options
   FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = $1
 ), part AS (
   SELECT a.attrelid AS oid, 1 AS rank, a.attnum AS place, format('  %I %s', a.attname,
@@ -26,8 +27,9 @@ WITH relation AS (
   FROM pg_constraint WHERE contype <> 'n'
 ), statement AS (
   SELECT 1 AS rank, format('%s', r.name) AS name,
-    format(E'CREATE TABLE %s (\\n%s\\n);', r.name, string_agg(p.line, E',\\n' ORDER BY p.rank, p.place)) AS statement
-  FROM relation AS r JOIN part AS p ON p.oid = r.oid WHERE r.relkind IN ('r', 'p') GROUP BY r.name
+    format(E'CREATE TABLE %s (\\n%s\\n)%s;', r.name, string_agg(p.line, E',\\n' ORDER BY p.rank, p.place), r.options)
+      AS statement
+  FROM relation AS r JOIN part AS p ON p.oid = r.oid WHERE r.relkind IN ('r', 'p') GROUP BY r.name, r.options
   UNION ALL
   SELECT 2, r.name, pg_get_indexdef(r.oid) || ';' FROM relation AS r
   WHERE r.relkind = 'i' AND NOT EXISTS (SELECT FROM pg_constraint AS c WHERE c.conindid = r.oid)

@@ -417,7 +417,7 @@ onServer("trouble", () => {
     await rival.query("BEGIN");
     await rival.query(`${lock} LIMIT 1`, [`${schema}.documents`]);
     const writing = store.write([
-      [{ id: "key:1", expected: 99, set: "mine" }],
+      [{ id: "key:1", expected: 0, set: "mine" }],
       [{ id: "key:2", expected: 0, set: "mine" }],
     ]);
     await waitFor(async () => (await waiting()) === 1);
@@ -429,6 +429,34 @@ onServer("trouble", () => {
       { written: false, current: [] },
     ]);
     expect(await deadlocks()).toBeGreaterThan(0);
+  });
+
+  test("so is one over documents that are there", async () => {
+    const { store, schema } = await fresh(database.pool({ max: 2, options: "-c deadlock_timeout=50ms" }));
+    const { results: made } = await store.write(
+      ["key:1", "key:2"].map((id) => [{ id, expected: 0, set: "theirs" }]),
+    );
+    const rival = await pool.connect();
+    const lock = (id: string) =>
+      rival.query(`SELECT FROM ${schema}.documents WHERE id = $1 FOR UPDATE`, [id]);
+    await rival.query("BEGIN");
+    await lock("key:2");
+    const writing = store.write(
+      made.map((one, n) => [
+        { id: `key:${n + 1}`, expected: one.written ? (one.versions[0] ?? 0) : 0, set: "mine" },
+      ]),
+    );
+    await waitFor(async () => {
+      const blocked = "SELECT FROM pg_stat_activity WHERE wait_event = 'transactionid' AND query LIKE $1";
+      return (await select(blocked, [`%${schema}%`])).length === 1;
+    });
+    const [{ results }] = await Promise.all([writing, lock("key:1")]);
+    await rival.query("ROLLBACK");
+    rival.release();
+    expect(results).toMatchObject([
+      { written: false, current: [{ id: "key:1", body: "theirs" }] },
+      { written: false, current: [{ id: "key:2", body: "theirs" }] },
+    ]);
   });
 
   test("a statement that was cancelled has certainly written nothing", async () => {
