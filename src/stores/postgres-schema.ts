@@ -44,7 +44,7 @@ $setup$`;
  *
  * Plans of an empty table are kept by sessions that see it grow, so they must be right for a large one: rows are
  * found by their key or an index even where reading the whole table would cost less, and LIMIT keeps the planner
- * from joining in another way.
+ * from joining in another way. One plan serves all calls: to make one for each takes more than to run it.
  */
 function stepOne(schema: string): string {
   return `
@@ -69,17 +69,19 @@ function stepOne(schema: string): string {
     )
     RETURNS TABLE (member integer, version bigint, owner text, body text, written bigint, clock bigint)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
+    SET plan_cache_mode = force_generic_plan
     AS $function$
 #variable_conflict use_column
 DECLARE
   changes CONSTANT boolean := ltrim(bodies, E'\\n') <> '';
   lines CONSTANT text[] := string_to_array(bodies, E'\\n');
-  space CONSTANT integer := '${schema}.documents'::regclass::oid::integer;
+  space integer;
   place record;
   fresh bigint;
 BEGIN${REFUSE_WRONG_SESSION}
   IF changes THEN
     IF 0 = ANY (expected) THEN
+      space := '${schema}.documents'::regclass::oid::integer;
       FOR place IN
         SELECT hashtext(id) & 1023 AS number, bool_or(line <> '') AS changes
         FROM unnest(ids, expected, lines) AS a(id, expected, line) WHERE a.expected = 0 GROUP BY 1 ORDER BY 1
