@@ -22,12 +22,13 @@ CREATE OR REPLACE FUNCTION keystile.exchange(groups integer[], ids text[], expec
  SET search_path TO 'pg_catalog', 'pg_temp'
  SET enable_seqscan TO 'off'
  SET jit TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
 #variable_conflict use_column
 DECLARE
   changes CONSTANT boolean := ltrim(bodies, E'\n') <> '';
   lines CONSTANT text[] := string_to_array(bodies, E'\n');
-  space CONSTANT integer := '"keystile".documents'::regclass::oid::integer;
+  space integer;
   place record;
   fresh bigint;
 BEGIN
@@ -36,6 +37,7 @@ BEGIN
   END IF;
   IF changes THEN
     IF 0 = ANY (expected) THEN
+      space := '"keystile".documents'::regclass::oid::integer;
       FOR place IN
         SELECT hashtext(id) & 1023 AS number, bool_or(line <> '') AS changes
         FROM unnest(ids, expected, lines) AS a(id, expected, line) WHERE a.expected = 0 GROUP BY 1 ORDER BY 1
