@@ -29,14 +29,12 @@ export interface PostgresStore extends Store {
   setup(): Promise<void>;
 }
 
-/** What the function takes: a member of each list for each write. */
-interface Call {
-  readonly sizes: readonly number[];
-  readonly ids: readonly string[];
-  readonly expected: readonly number[];
-  readonly owners: readonly (string | undefined)[];
-  /** JSON text, so that `null` deletes; nothing checks. */
-  readonly bodies: readonly string[];
+/** A write as the function takes it. `body` is JSON text, so that `null` deletes; nothing checks. */
+interface Member {
+  readonly id: string;
+  readonly expected: number;
+  readonly owner: string | undefined;
+  readonly body: string;
 }
 
 /** What the function answers: a document as it is, or would be, of a group that was not written. */
@@ -101,25 +99,30 @@ export function postgresStore(client: PostgresClient, options: PostgresStoreOpti
     return ready;
   }
 
-  async function exchange(asked: Call): ReturnType<Store["write"]> {
-    const { sizes, ids, expected, owners, bodies } = asked;
-    const changes = bodies.some((body) => body !== "");
+  async function exchange(groups: readonly (readonly Member[])[]): ReturnType<Store["write"]> {
+    const members = groups.flat();
+    const changes = members.some(({ body }) => body !== "");
     await getReady();
     // A connection that has lost count of its replies tells of a write that was lost that it was written.
     calls += 1;
     const number = String(calls);
-    const groups = sizes.flatMap((size, group) => Array.from({ length: size }, () => group));
-    const lists = [listOf(groups), listOf(ids.map(quoted)), listOf(expected), listOf(owners.map(quoted))];
-    const rows = await run<Answer>(statement, [...lists, bodies.join("\n"), number], changes);
+    const lists = [
+      groups.flatMap((group, g) => group.map(() => g)),
+      members.map(({ id }) => quoted(id)),
+      members.map(({ expected }) => expected),
+      members.map(({ owner }) => (owner === undefined ? "NULL" : quoted(owner))),
+    ].map((list) => `{${list.join()}}`);
+    const bodies = members.map(({ body }) => body).join("\n");
+    const rows = await run<Answer>(statement, [...lists, bodies, number], changes);
     if (rows[0]?.call !== number) {
       const problem = new Error(`call ${number} got the reply to call ${rows[0]?.call}`);
       throw toFault(problem, changes);
     }
-    return { results: resultsOf(asked, rows), now: Number(rows[0]?.clock) };
+    return { results: resultsOf(groups, rows), now: Number(rows[0]?.clock) };
   }
 
   async function read(ids: readonly string[]): ReturnType<Store["read"]> {
-    const { results, now } = await exchange(callOf([ids.map((id) => ({ id, expected: NONE }))]));
+    const { results, now } = await exchange(membersOf([ids.map((id) => ({ id, expected: NONE }))]));
     return { documents: results.flatMap((result) => (result.written ? [] : result.current)), now };
   }
 
@@ -134,14 +137,13 @@ export function postgresStore(client: PostgresClient, options: PostgresStoreOpti
 
     async write(groups) {
       // Made text before the first wait, so that the caller may change what was given.
-      const call = callOf(groups);
+      const members = membersOf(groups);
       try {
-        return await exchange(call);
+        return await exchange(members);
       } catch (error) {
         if (!isLostRace(error)) throw error;
       }
-      const read = { expected: call.expected.map(() => NONE), bodies: call.bodies.map(() => "") };
-      return exchange({ ...call, ...read });
+      return exchange(members.map((group) => group.map((one) => ({ ...one, expected: NONE, body: "" }))));
     },
 
     async list(query) {
@@ -160,46 +162,34 @@ export function postgresStore(client: PostgresClient, options: PostgresStoreOpti
   };
 }
 
-function callOf(groups: readonly (readonly Write[])[]): Call {
-  const writes = groups.flat();
-  return {
-    sizes: groups.map(({ length }) => length),
-    ids: writes.map(({ id }) => toStored(id)),
-    expected: writes.map(({ expected }) => expected),
-    owners: writes.map(({ owner }) => (owner === undefined ? undefined : toStored(owner))),
-    bodies: writes.map(({ set }) => (set === undefined ? "" : textOfBody(set))),
-  };
+function membersOf(groups: readonly (readonly Write[])[]): readonly (readonly Member[])[] {
+  return groups.map((writes) =>
+    writes.map(({ id, expected, set, owner }) => {
+      const body = set === undefined ? "" : textOfBody(set);
+      return { id: toStored(id), expected, owner: owner === undefined ? undefined : toStored(owner), body };
+    }),
+  );
 }
 
-function resultsOf({ sizes, ids, expected, bodies }: Call, rows: readonly Answer[]): readonly WriteResult[] {
+function resultsOf(groups: readonly (readonly Member[])[], rows: readonly Answer[]): readonly WriteResult[] {
   const version = Number(rows[0]?.written);
-  const found = new Map(rows.map((row) => [Number(row.member), row]));
-  let end = 0;
-  return sizes.map((size): WriteResult => {
-    const members = Array.from({ length: size }, (_, m) => end + m);
-    end += size;
-    const current = members.map((m) => found.get(m + 1));
-    if (current.every((row) => row === undefined)) {
-      const versions = members.map((m) =>
-        bodies[m] === "" ? (expected[m] ?? 0) : bodies[m] === "null" ? 0 : version,
-      );
-      return { written: true, versions };
+  const answers = new Map(rows.map((row) => [row.member, row]));
+  let place = 0;
+  return groups.map((group) => {
+    const found = group.map(({ id }) => ({ ...(answers.get(++place) as Answer), id }));
+    if (found.some(({ clock }) => clock !== undefined)) {
+      return { written: false, current: found.filter((row) => row.version !== null).map(toDocument) };
     }
-    const documents = members.flatMap((m, n) => {
-      const row = current[n];
-      return row === undefined || row.version === null ? [] : [toDocument({ ...row, id: ids[m] ?? "" })];
-    });
-    return { written: false, current: documents };
+    const versions = group.map(({ body, expected }) =>
+      body === "" ? expected : body === "null" ? 0 : version,
+    );
+    return { written: true, versions };
   });
 }
 
-/** A list as Postgres reads it from text: that every client can send. */
-function listOf(items: readonly (string | number)[]): string {
-  return `{${items.join(",")}}`;
-}
-
-function quoted(text: string | undefined): string {
-  return text === undefined ? "NULL" : `"${text.replace(/["\\]/g, "\\$&")}"`;
+/** As an item of a list in the text that every client can send. */
+function quoted(text: string): string {
+  return `"${text.replace(/["\\]/g, "\\$&")}"`;
 }
 
 /** The order of bytes stays as it is. Postgres keeps any text but one with a NUL. */

@@ -184,6 +184,7 @@ describe("the source", () => {
     "cycle.ts: formatters",
     "policy.ts: compiled",
     "rates.ts: workedOut",
+    "stores/json-text.ts: known",
     "stores/postgres.ts: calls",
     "stores/redis-client.ts: calls",
   ];
