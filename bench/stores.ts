@@ -8,7 +8,7 @@ import { Pool } from "pg";
 import { createClient } from "redis";
 import { openStore } from "../test/system/workers/open-store.ts";
 import { percentile } from "./figures.ts";
-import { ADDRESS, bearer, MODEL, makeKeys, openGate, passing } from "./gate.ts";
+import { ADDRESS, bearer, MODEL, makeKeys, openGate, pass, passing } from "./gate.ts";
 import { peer } from "./peer.ts";
 import type { Entry } from "./rounds.ts";
 import type { places } from "./servers.ts";
@@ -77,6 +77,17 @@ async function throughStore(
   const gate = openGate(store, options);
 
   const measure = passing(gate, secrets);
+  let isWarm = false;
+
+  /** Every key has been asked for once: a round is too short for that, and reading it costs more than a decision. */
+  async function warm({ keys, callers }: Load): Promise<void> {
+    if (isWarm || keys === 1) return;
+    isWarm = true;
+    for (let from = 0; from < keys; from += callers) {
+      await Promise.all(secrets.slice(from, from + callers).map((secret) => pass(gate, bearer(secret))));
+    }
+    await gate.flush();
+  }
 
   async function waited(key: number): Promise<number> {
     const startedAtMs = performance.now();
@@ -92,7 +103,10 @@ async function throughStore(
   }
 
   return {
-    measure: (load) => (load.callers === 1 ? timedEach(load, waited) : measure(load)),
+    async measure(load) {
+      await warm(load);
+      return load.callers === 1 ? timedEach(load, waited) : measure(load);
+    },
     async close() {
       await gate.close();
       await close();
