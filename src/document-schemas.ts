@@ -1,178 +1,191 @@
-import { z } from "zod";
 import { inShape } from "./copies.js";
-import { isTimeZone } from "./cycle.js";
+import { type Cycle, isTimeZone } from "./cycle.js";
 import {
   type AccountRecord,
   accountDocumentId,
+  type DayTally,
   type EntryRecord,
   FORMAT,
+  type InFlightLimit,
   isKey,
   type KeyRecord,
+  type Limit,
+  type Policy,
+  type RequestLimit,
   type SecretRecord,
+  type Tally,
+  type TokenLimit,
   type UsageRecord,
 } from "./documents.js";
 import { KeystileError } from "./errors.js";
+import {
+  copied,
+  entries,
+  fit,
+  frozen,
+  int,
+  list,
+  misfit,
+  nullable,
+  object,
+  oneOf,
+  optional,
+  type Shape,
+  type Shapes,
+  text,
+  that,
+} from "./shapes.js";
 import type { Document } from "./store.js";
 
-// The schemas are loose: members of a later version survive a write.
-const format = z.literal(FORMAT);
-const count = z.int().min(0);
-const amounts = z.record(z.string(), z.int());
+// Members of a later version are kept: they survive a write.
+const kept = <T>(members: Shapes<T>): Shape<T> => object(members, "kept");
+/** A record as it is stored: what a later version wrote stands among its members. */
+type Stored<R> = Omit<R, "later">;
+
+const format = oneOf(FORMAT);
+const integer = int();
 /** Less than nothing would be more than was granted, and a time before all others that it has drained or expired. */
-const counts = z.record(z.string(), count);
-const pastMs = z.int().min(0);
+const count = int(0);
+const positive = int(1);
+const amounts = entries(integer);
+const counts = entries(count);
 /** What a Date can hold. */
-const time = z.int().min(-8_640_000_000_000_000).max(8_640_000_000_000_000);
-const onCrash = z.enum(["charge", "release"]);
+const time = int(-8_640_000_000_000_000, 8_640_000_000_000_000);
+const onCrash = oneOf("charge", "release");
+const words = text();
+const owner = optional(words);
 
 // Frozen, because views and decisions show parts of a policy to callers.
-const names = z.array(z.string()).readonly();
-const metadata = z.record(z.string(), z.string()).readonly().optional();
-const window = {
-  windowMs: z.int().min(1),
-  burst: z.int().min(1).optional(),
-  per: z.literal("model").optional(),
-};
-const limits = z
-  .array(
-    z.union([
-      z.looseObject({ requests: z.int().min(1), ...window }).readonly(),
-      z.looseObject({ tokens: z.int().min(1), ...window }).readonly(),
-      z.looseObject({ inFlight: z.int().min(1) }).readonly(),
-    ]),
-  )
-  .readonly();
+const names = optional(frozen(list(words)));
+const metadata = optional(frozen(entries(words)));
+const window = { windowMs: positive, burst: optional(positive), per: optional(oneOf("model")) };
+const requestLimit = kept<RequestLimit>({ requests: positive, ...window });
+const tokenLimit = kept<TokenLimit>({ tokens: positive, ...window });
+const inFlightLimit = kept<InFlightLimit>({ inFlight: positive });
+const limits = frozen(list(frozen(limit)));
 
-const policy = z
-  .looseObject({
-    name: z.string().optional(),
-    state: z.enum(["active", "disabled", "revoked"]),
-    expiresAtMs: z.unknown(),
-    allowedIps: names.optional(),
-    allowedModels: names.optional(),
+function limit(value: unknown): Limit {
+  const has = (name: string): boolean =>
+    typeof value === "object" && value !== null && Object.hasOwn(value, name);
+  if (has("requests")) return requestLimit(value);
+  return has("tokens") ? tokenLimit(value) : inFlightLimit(value);
+}
+
+/** Judged when it is used, whatever it is. */
+function present(value: unknown): unknown {
+  if (value === undefined) throw misfit("a time or null", value);
+  return copied(value);
+}
+
+const policy = frozen(
+  kept<Policy>({
+    name: owner,
+    state: oneOf("active", "disabled", "revoked"),
+    expiresAtMs: present,
+    allowedIps: names,
+    allowedModels: names,
     // Neither is ever written: what denies nothing was something else.
-    deniedModels: z.array(z.string().min(1)).min(1).readonly().optional(),
-    scopes: names.optional(),
+    deniedModels: optional(frozen(list(text(1), 1))),
+    scopes: names,
     limits,
-    quota: count.nullable(),
+    quota: nullable(count),
     onCrash,
     metadata,
-  })
-  .readonly();
+  }),
+);
 
 const ledger = {
   used: counts,
-  levels: z.record(z.string(), z.looseObject({ level: count, atMs: pastMs })),
-  nodes: z.record(z.string(), z.looseObject({ seq: count, open: count, renewByMs: pastMs, held: counts })),
-  collected: z.record(
-    z.string(),
-    z.looseObject({ seq: count, collectedAtMs: z.int(), mode: onCrash, collected: amounts }),
-  ),
-  forgottenMs: z.int(),
+  levels: entries(kept({ level: count, atMs: count })),
+  nodes: entries(kept({ seq: count, open: count, renewByMs: count, held: counts })),
+  collected: entries(kept({ seq: count, collectedAtMs: integer, mode: onCrash, collected: amounts })),
+  forgottenMs: integer,
   latestMs: time,
-  alerts: amounts.optional(),
+  alerts: optional(amounts),
 };
 
-const tally = z.tuple([z.int(), z.int(), z.int(), z.int(), z.int()]).readonly();
-const dayTally = {
-  day: z.int().min(-100_000_000).max(100_000_000),
-  models: z.record(
-    z.string(),
-    z.object({
-      settled: tally.optional(),
-      voided: tally.optional(),
-      expired: tally.optional(),
-      refused: tally.optional(),
-    }),
-  ),
+const tally = optional(frozen(list(integer, 5, 5))) as Shape<unknown> as Shape<Tally | undefined>;
+const dayTally: Shapes<DayTally> = {
+  day: int(-100_000_000, 100_000_000),
+  models: entries(object({ settled: tally, voided: tally, expired: tally, refused: tally }, "dropped")),
 };
 
-const keyRecord: z.ZodType<KeyRecord> = z.looseObject({
+const keyRecord = kept<Stored<KeyRecord>>({
   format,
-  owner: z.string().optional(),
-  prefix: z.string(),
-  account: z.looseObject({ id: z.string(), pays: z.enum(["balance", "subscription"]) }).optional(),
+  owner,
+  prefix: words,
+  account: optional(kept({ id: words, pays: oneOf("balance", "subscription") })),
   createdAtMs: time,
-  policyVersion: z.int().min(1),
+  policyVersion: positive,
   policy,
-  secrets: z
-    .array(z.looseObject({ digest: z.string(), hint: z.string(), endsAtMs: z.int().nullable() }))
-    .min(1)
-    .max(3),
-  tally: z.looseObject(dayTally).optional(),
+  secrets: list(kept({ digest: words, hint: words, endsAtMs: nullable(integer) }), 1, 3),
+  tally: optional(kept(dayTally)),
   ...ledger,
 });
 
-const zone = z.string().refine(isTimeZone, "expected a time zone that is known here");
-
-const cycle = z.union([
-  z.looseObject({ kind: z.literal("never") }),
-  z.looseObject({
-    kind: z.literal("anniversary"),
-    every: z.int().min(1),
-    unit: z.enum(["day", "month"]),
+const zone = that<string>(
+  (value) => typeof value === "string" && isTimeZone(value),
+  "a time zone that is known here",
+);
+const CYCLES: { readonly [K in Cycle["kind"]]: Shape<Cycle & { readonly kind: K }> } = {
+  never: kept({ kind: oneOf("never") }),
+  anniversary: kept({
+    kind: oneOf("anniversary"),
+    every: positive,
+    unit: oneOf("day", "month"),
     anchorMs: time,
     zone,
   }),
-  z.looseObject({ kind: z.literal("calendar"), unit: z.enum(["day", "week", "month"]), zone }),
-]);
-const plan = z.looseObject({ name: z.string(), allowance: count, ratePercent: z.int().min(1) });
+  calendar: kept({ kind: oneOf("calendar"), unit: oneOf("day", "week", "month"), zone }),
+};
+const cycleKind = kept({ kind: oneOf("never", "anniversary", "calendar") });
+const cycle = (value: unknown): Cycle => CYCLES[cycleKind(value).kind](value);
+const plan = kept({ name: words, allowance: count, ratePercent: positive });
 
-const accountRecord: z.ZodType<AccountRecord> = z.looseObject({
+const accountRecord = kept<Stored<AccountRecord>>({
   format,
-  owner: z.string().optional(),
+  owner,
   createdAtMs: time,
-  policyVersion: z.int().min(1),
-  policy: z
-    .looseObject({
-      name: z.string().optional(),
-      state: z.enum(["active", "suspended"]),
+  policyVersion: positive,
+  policy: frozen(
+    kept({
+      name: owner,
+      state: oneOf("active", "suspended"),
       limits,
-      payAsYouGo: z.looseObject({ capPerCycle: count.nullable() }).readonly().nullable(),
+      payAsYouGo: nullable(frozen(kept({ capPerCycle: nullable(count) }))),
       onCrash,
       metadata,
-    })
-    .readonly(),
-  credited: z.int(),
-  subscription: z
-    .looseObject({
-      serial: z.int().min(1),
+    }),
+  ),
+  credited: integer,
+  subscription: optional(
+    kept({
+      serial: positive,
       plan,
-      nextPlan: plan.optional(),
+      nextPlan: optional(plan),
       cycle,
-      current: z.looseObject({ index: z.int(), startsAtMs: time, endsAtMs: time, allowance: count }),
+      current: kept({ index: integer, startsAtMs: time, endsAtMs: time, allowance: count }),
       startedAtMs: time,
-      endsAtMs: time.nullable(),
-      unpaidFromMs: time.nullable(),
-    })
-    .optional(),
+      endsAtMs: nullable(time),
+      unpaidFromMs: nullable(time),
+    }),
+  ),
   closed: amounts,
   ...ledger,
 });
 
-const entryRecord: z.ZodType<EntryRecord> = z.looseObject({ format, amount: z.int(), atMs: z.int() });
-
-const usageRecord: z.ZodType<UsageRecord> = z.looseObject({
-  format,
-  keyId: z.string(),
-  accountId: z.string().optional(),
-  ...dayTally,
-});
-
-const secretRecord: z.ZodType<SecretRecord> = z.looseObject({
-  format,
-  keyId: z.string(),
-  accountId: z.string().optional(),
-});
+const entryRecord = kept<EntryRecord>({ format, amount: integer, atMs: integer });
+const usageRecord = kept<UsageRecord>({ format, keyId: words, accountId: owner, ...dayTally });
+const secretRecord = kept<SecretRecord>({ format, keyId: words, accountId: owner });
 
 /** Reads a key record out of a stored document. @throws KeystileError `document_invalid`, `format_newer` */
 export function parseKeyRecord(document: Document): KeyRecord {
-  return inShape(parse(keyRecord, document));
+  return inShape<KeyRecord>(parse(keyRecord, document));
 }
 
 /** As `parseKeyRecord`, of an account. */
 export function parseAccountRecord(document: Document): AccountRecord {
-  return inShape(parse(accountRecord, document));
+  return inShape<AccountRecord>(parse(accountRecord, document));
 }
 
 /** As `parseKeyRecord`, of a credit or a debit. */
@@ -217,7 +230,7 @@ function anchorOf(id: string, { account }: KeyRecord): string {
   return account === undefined ? id : accountDocumentId(account.id);
 }
 
-function parse<T>(schema: z.ZodType<T>, { id, body }: Document): T {
+function parse<T>(shape: Shape<T>, { id, body }: Document): T {
   const format = (body as { format?: unknown } | null)?.format;
   if (typeof format === "number" && format > FORMAT) {
     throw new KeystileError(
@@ -225,22 +238,13 @@ function parse<T>(schema: z.ZodType<T>, { id, body }: Document): T {
       `A ${kindOf(id)} document has format ${format}; this version of keystile reads up to ${FORMAT}. Upgrade it.`,
     );
   }
-  const parsed = schema.safeParse(bare(body));
-  if (parsed.success) return parsed.data;
-  const [issue] = parsed.error.issues;
+  const fitted = fit(shape, body);
+  if (fitted.fits) return fitted.value;
+  const { path, expected } = fitted.misfit;
   throw new KeystileError(
     "document_invalid",
-    `A ${kindOf(id)} document is corrupt at "${issue?.path.join(".")}": ${issue?.message}.`,
+    `A ${kindOf(id)} document is corrupt at "${path.join(".")}": expected ${expected}.`,
   );
-}
-
-/** A copy of JSON without prototypes, or a schema would take what a polluted one has for members of a document. */
-function bare(json: unknown): unknown {
-  if (Array.isArray(json)) return json.map(bare);
-  if (typeof json !== "object" || json === null) return json;
-  const copy = Object.create(null) as Record<string, unknown>;
-  for (const name of Object.keys(json)) copy[name] = bare((json as Record<string, unknown>)[name]);
-  return copy;
 }
 
 /** Ids of secret documents contain digests, which belong in no message. */

@@ -1,9 +1,7 @@
 import { z } from "zod";
-import { DAY_MS, type Limit } from "./documents.js";
+import type { Limit } from "./documents.js";
 import { invalid } from "./invalid-options.js";
-import { isRateLimit, rateOf } from "./rates.js";
-
-const MAX_WINDOW_MS = 31 * DAY_MS;
+import { assertCountable, isRateLimit, MAX_WINDOW_MS, rateOf } from "./rates.js";
 
 /** What people call something. A lone surrogate is no character: some stores refuse it, others take all of them for one. */
 export const text: z.ZodString = z
@@ -33,13 +31,6 @@ const limit = z.union(
   },
 );
 
-/** A limit of requests over time, of no model. */
-export const requestLimitShape: z.ZodType<{
-  requests: number;
-  windowMs: number;
-  burst?: number | undefined;
-}> = requestLimit;
-
 export const limitsShape: z.ZodOptional<z.ZodType<readonly Limit[]>> = z
   .array(limit)
   .max(16)
@@ -68,14 +59,7 @@ export function checkLimits(limits: readonly Limit[], path: string): void {
     throw invalid(path, "two limits have the same unit, windowMs and per; keep the tighter one");
   }
   if (limits.length - rates.length > 1) throw invalid(path, "expected at most one inFlight");
-  for (const { burst, windowMs } of rates) {
-    if (!Number.isSafeInteger(burst * windowMs)) {
-      throw invalid(
-        path,
-        `burst (or requests, or tokens) times windowMs must stay within 2^53 - 1; lower one of them. Received ${burst * windowMs}`,
-      );
-    }
-  }
+  for (const rate of rates) assertCountable(rate, path);
 }
 
 /** Members that are there and undefined say nothing. */

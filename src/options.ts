@@ -1,14 +1,25 @@
-import { z } from "zod";
 import { compileRanges, type Ranges } from "./address.js";
 import type { Thresholds } from "./alerts.js";
 import { type CredentialSource, DEFAULT_SOURCES } from "./credential.js";
 import { DAY_MS, type KeyRecord, type Policy, type RequestLimit } from "./documents.js";
-import { defined } from "./input-shapes.js";
-import { invalid, parse } from "./invalid-options.js";
+import { invalid, parseOptions } from "./invalid-options.js";
 import type { Rule } from "./policy.js";
-import { parseAddressLimit } from "./policy-input.js";
+import { assertCountable, MAX_WINDOW_MS, rateOf } from "./rates.js";
 import type { Runtime } from "./runtime.js";
 import { DEFAULT_PREFIXES, isSecretPrefix, type Pepper, type SecretPrefixes } from "./secret.js";
+import {
+  entries,
+  functions,
+  int,
+  isFunction,
+  list,
+  object,
+  oneOf,
+  optional,
+  orElse,
+  text,
+  that,
+} from "./shapes.js";
 import type { Store } from "./store.js";
 
 /** Options of `createKeystile`. Parsed once, copied and frozen; a wrong one throws there. */
@@ -146,81 +157,76 @@ export interface Settings {
   readonly runtime: Runtime | undefined;
 }
 
-const text = z.string().min(1).max(256);
+const prefix = text(1, 32, isSecretPrefix, "1 to 32 of A-Z a-z 0-9 _ - that end in - or _");
+const pepper = object<Pepper>({
+  id: text(1, 256),
+  secret: text(32, 1_024, isVaried, "random text of 32 to 1024 characters"),
+});
+const modelName = text(1, 512);
+const rule = that<Rule>(
+  (value) => isFunction((value as Partial<Rule> | null)?.allows) && (value as Rule).name !== "",
+  "a rule: an object with a name and the function allows",
+);
 
-const prefix = z.string().refine(isSecretPrefix, "expected 1 to 32 of A-Z a-z 0-9 _ - that end in - or _");
-const pepper = z.strictObject({
-  id: text,
-  secret: z.string().min(32).max(1_024).refine(isVaried, "expected random text"),
+const thresholds = object<Thresholds>({
+  percentLeft: orElse(list(int(0, 99), 0, 16), [20, 10, 0]),
+  balanceLeft: orElse(list(int(0), 0, 16), [0]),
 });
 
-function methods<T>(...names: readonly string[]): z.ZodType<T> {
-  return z.custom<T>(
-    (value) => names.every((name) => typeof (value as Record<string, unknown> | null)?.[name] === "function"),
-    `expected an object with the functions ${names.join(", ")}`,
-  );
-}
-
-const leaseOptions = z.strictObject({
-  revalidateMs: z.int().min(100).max(10_000).default(1_000),
-  sharePercent: z.int().min(1).max(50).default(10),
-  keys: z.custom<(key: KeyRecord) => boolean>(isFunction, "expected a function").optional(),
+const leaseOptions = object({
+  revalidateMs: orElse(int(100, 10_000), 1_000),
+  sharePercent: orElse(int(1, 50), 10),
+  keys: optional(that<(key: KeyRecord) => boolean>(isFunction, "a function")),
 });
 
-const keystileOptions = z.strictObject({
-  store: methods<Store>("read", "write", "list", "close"),
-  prefixes: z.strictObject({ standard: prefix.optional(), subscription: prefix.optional() }).optional(),
-  checksum: z.enum(["off", "require"]).default("off"),
-  peppers: z.array(pepper).max(8).default([]),
-  credentials: z
-    .array(z.enum(["bearer", "x-api-key", "api-key", "x-goog-api-key", "websocket-protocol", "query"]))
-    .min(1)
-    .default([...DEFAULT_SOURCES]),
-  trustedProxies: z.array(z.string()).default([]),
-  clientAddressHeader: z
-    .string()
-    .max(64)
-    .regex(/^[\w-]+$/, "expected the name of a header")
-    .toLowerCase()
-    .optional(),
-  addressLimit: z.unknown().optional(),
-  modelAliases: z
-    .record(z.string().min(1).max(512), z.string().min(1).max(512))
-    .refine((members) => Object.keys(members).length <= 1_024, "expected at most 1,024 aliases")
-    .default({}),
-  modelFamily: z.custom<(model: string) => string>(isFunction, "expected a function").optional(),
-  rules: z
-    .array(methods<Rule>("allows").refine(({ name }) => name !== "", "expected a rule with a name"))
-    .max(64)
-    .default([]),
-  codes: z.enum(["full", "folded"]).default("full"),
-  rateLimitHeaders: z.enum(["x", "ietf", "both"]).default("x"),
-  realm: z
-    .string()
-    .max(128)
-    .regex(/^[\x20\x21\x23-\x5b\x5d-\x7e]+$/, "expected printable ASCII without quotes and backslashes")
-    .default("api"),
-  alerts: z
-    .strictObject({
-      percentLeft: z.array(z.int().min(0).max(99)).max(16).default([20, 10, 0]),
-      balanceLeft: z.array(z.int().min(0)).max(16).default([0]),
-    })
-    .prefault({}),
-  onCrash: z.enum(["charge", "release"]).default("charge"),
-  holdMs: z.int().min(1_000).max(DAY_MS).default(60_000),
-  storeTimeoutMs: z.int().min(10).max(60_000).default(5_000),
-  drainMs: z.int().min(0).max(600_000).default(10_000),
-  requestTimeoutMs: z.int().min(1_000).max(DAY_MS).default(3_600_000),
-  leases: z.preprocess((value) => (value === true ? {} : value || undefined), leaseOptions.optional()),
-  cacheSize: z.int().min(1).max(1_000_000).default(10_000),
-  runtime: methods<Runtime>("monotonicMs", "setTimer", "random", "randomBytes").optional(),
+const addressLimit = object<Omit<RequestLimit, "per">>({
+  requests: int(1),
+  windowMs: int(1_000, MAX_WINDOW_MS),
+  burst: optional(int(1)),
+});
+
+const keystileOptions = object({
+  store: functions<Store>("read", "write", "list", "close"),
+  prefixes: optional(object({ standard: optional(prefix), subscription: optional(prefix) })),
+  checksum: orElse(oneOf("off", "require"), "off"),
+  peppers: orElse(list(pepper, 0, 8), []),
+  credentials: orElse(
+    list(oneOf("bearer", "x-api-key", "api-key", "x-goog-api-key", "websocket-protocol", "query"), 1),
+    DEFAULT_SOURCES,
+  ),
+  trustedProxies: orElse(list(text()), []),
+  clientAddressHeader: optional(text(1, 64, (name) => /^[\w-]+$/.test(name), "the name of a header")),
+  addressLimit: optional(addressLimit),
+  modelAliases: orElse(entries(modelName, 1_024, modelName), {}),
+  modelFamily: optional(that<(model: string) => string>(isFunction, "a function")),
+  rules: orElse(list(rule, 0, 64), []),
+  codes: orElse(oneOf("full", "folded"), "full"),
+  rateLimitHeaders: orElse(oneOf("x", "ietf", "both"), "x"),
+  realm: orElse(
+    text(
+      1,
+      128,
+      (realm) => /^[\x20\x21\x23-\x5b\x5d-\x7e]+$/.test(realm),
+      "1 to 128 of printable ASCII without quotes and backslashes",
+    ),
+    "api",
+  ),
+  alerts: (value: unknown) => thresholds(value === undefined ? {} : value),
+  onCrash: orElse(oneOf("charge", "release"), "charge"),
+  holdMs: orElse(int(1_000, DAY_MS), 60_000),
+  storeTimeoutMs: orElse(int(10, 60_000), 5_000),
+  drainMs: orElse(int(0, 600_000), 10_000),
+  requestTimeoutMs: orElse(int(1_000, DAY_MS), 3_600_000),
+  leases: (value: unknown) => (value ? leaseOptions(value === true ? {} : value) : undefined),
+  cacheSize: orElse(int(1, 1_000_000), 10_000),
+  runtime: optional(functions<Runtime>("monotonicMs", "setTimer", "random", "randomBytes")),
 });
 
 /** @throws KeystileError `invalid_options` naming the path, what was received and what would be right. */
 export function parseKeystileOptions(options: KeystileOptions): Settings {
-  const { alerts: thresholds, ...parsed } = parse(keystileOptions, options, "options");
-  const { trustedProxies, peppers, holdMs, storeTimeoutMs } = parsed;
-  const prefixes = { ...DEFAULT_PREFIXES, ...defined(parsed.prefixes ?? {}) };
+  const { alerts: thresholds, ...parsed } = parseOptions(keystileOptions, options, "options");
+  const { trustedProxies, peppers, holdMs, storeTimeoutMs, addressLimit, leases } = parsed;
+  const prefixes = { ...DEFAULT_PREFIXES, ...parsed.prefixes } as SecretPrefixes;
   if (prefixes.standard === prefixes.subscription)
     throw invalid("options.prefixes", "expected two different prefixes");
   if (new Set(peppers.map(({ id }) => id)).size < peppers.length)
@@ -234,29 +240,25 @@ export function parseKeystileOptions(options: KeystileOptions): Settings {
       `expected more than storeTimeoutMs (${storeTimeoutMs}), received ${holdMs}`,
     );
   }
-  const { leases } = parsed;
   if (leases !== undefined && 2 * leases.revalidateMs >= holdMs) {
     throw invalid(
       "options.leases.revalidateMs",
       `expected less than half of holdMs (${holdMs}), received ${leases.revalidateMs}`,
     );
   }
+  if (addressLimit !== undefined) assertCountable(rateOf(addressLimit), "options.addressLimit");
   return Object.freeze({
     ...parsed,
     prefixes,
     leases: leases && { ...leases, keys: leases.keys },
     thresholds,
     runtime: parsed.runtime,
-    clientAddressHeader: parsed.clientAddressHeader,
-    addressLimit: parseAddressLimit(parsed.addressLimit, "options.addressLimit"),
+    clientAddressHeader: parsed.clientAddressHeader?.toLowerCase(),
+    addressLimit,
     modelFamily: parsed.modelFamily,
     trustedProxies:
       trustedProxies.length === 0 ? undefined : compileRanges(trustedProxies, "options.trustedProxies"),
   });
-}
-
-function isFunction(value: unknown): boolean {
-  return typeof value === "function";
 }
 
 function isVaried(secret: string): boolean {

@@ -1,17 +1,10 @@
 import { z } from "zod";
 import { compileRanges } from "./address.js";
-import { DAY_MS, type Limit, type Policy, type RequestLimit } from "./documents.js";
+import { DAY_MS, type Limit, type Policy } from "./documents.js";
 import type { KeystileError } from "./errors.js";
-import {
-  assertSize,
-  checkLimits,
-  defined,
-  limitsShape,
-  metadataShape,
-  requestLimitShape,
-  text,
-} from "./input-shapes.js";
-import { invalid, parse } from "./invalid-options.js";
+import { parse } from "./input-parsing.js";
+import { assertSize, checkLimits, defined, limitsShape, metadataShape, text } from "./input-shapes.js";
+import { invalid } from "./invalid-options.js";
 import { checkModelPatterns } from "./models.js";
 import { isTime } from "./policy.js";
 import type { SecretPrefixes } from "./secret.js";
@@ -188,12 +181,4 @@ function expiryMs(expiresAt: Date | number | string | null, now: number, path: s
     throw invalid(path, `expected milliseconds, received ${ms}, which looks like seconds`);
   if (ms <= now) throw invalid(path, `expected a time in the future, received ${new Date(ms).toISOString()}`);
   return ms;
-}
-
-/** A limit per address, as the option of that name. @throws KeystileError `invalid_options` */
-export function parseAddressLimit(value: unknown, path: string): RequestLimit | undefined {
-  if (value === undefined) return undefined;
-  const parsed = parse(requestLimitShape, value, path);
-  checkLimits([parsed], path);
-  return parsed;
 }

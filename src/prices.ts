@@ -1,8 +1,8 @@
-import { z } from "zod";
 import { DEFAULT_MEASURE, type InputMeasure, tokenCeilings } from "./ceilings.js";
 import { type Cost, MAX_MODEL_LENGTH } from "./documents.js";
-import { invalid, parse } from "./invalid-options.js";
+import { invalid, parseOptions } from "./invalid-options.js";
 import { MAX_PATTERN_LENGTH, matchesPattern } from "./models.js";
+import { entries, int, object, optional, orElse, that } from "./shapes.js";
 import type { Usage } from "./usage.js";
 
 /** What is known of a request when its price is estimated. */
@@ -95,7 +95,7 @@ export interface TokenPricesOptions {
  * @throws KeystileError `invalid_options`
  */
 export function tokenPrices(options: TokenPricesOptions): Prices {
-  const { models, otherModels, ...measure } = parseOptions(options);
+  const { models, otherModels, ...measure } = pricesOf(options);
   const entryOf = entryFinder(models);
 
   function ratesOf(asked: Priced["model"], unnamed: readonly Rates[]): readonly Rates[] {
@@ -275,30 +275,29 @@ function plain(cost: Cost): number {
 
 const MAX_ENTRIES = 1_024;
 
-const amount = z.int().min(0);
-const rate = z.custom<number>(isRate, "expected a number from 0 with at most 6 decimals");
+const amount = int(0);
+const rate = that<number>(isRate, "a number from 0 with at most 6 decimals");
 
-const tokenRates = z.strictObject(
+const tokenRates = object(
   {
     input: rate,
-    cachedInput: rate.optional(),
-    cacheWrite: rate.optional(),
-    output: rate.optional(),
-    completionMultiplier: rate.optional(),
-    reasoning: rate.optional(),
-    perRequest: amount.default(0),
-    maxOutputTokens: amount.optional(),
+    cachedInput: optional(rate),
+    cacheWrite: optional(rate),
+    output: optional(rate),
+    completionMultiplier: optional(rate),
+    reasoning: optional(rate),
+    perRequest: orElse(amount, 0),
+    maxOutputTokens: optional(amount),
   },
-  "expected the rates of a model",
+  "refused",
+  "the rates of a model",
 );
 
-const tokenPricesOptions = z.strictObject({
-  models: z
-    .record(z.string(), z.unknown(), "expected rates by model")
-    .refine((models) => Object.keys(models).length <= MAX_ENTRIES, "expected at most 1,024 entries"),
-  otherModels: z.unknown().optional(),
-  bytesPerToken: z.int().min(1).max(16).default(DEFAULT_MEASURE.bytesPerToken),
-  attachmentTokens: z.int().min(0).max(10_000_000).default(DEFAULT_MEASURE.attachmentTokens),
+const tokenPricesOptions = object({
+  models: entries<unknown>((value) => value, MAX_ENTRIES, undefined, "rates by model"),
+  otherModels: (value: unknown) => value,
+  bytesPerToken: orElse(int(1, 16), DEFAULT_MEASURE.bytesPerToken),
+  attachmentTokens: orElse(int(0, 10_000_000), DEFAULT_MEASURE.attachmentTokens),
 });
 
 interface ParsedOptions extends InputMeasure {
@@ -306,8 +305,8 @@ interface ParsedOptions extends InputMeasure {
   readonly otherModels: Rates;
 }
 
-function parseOptions(options: TokenPricesOptions): ParsedOptions {
-  const { models, otherModels, ...measure } = parse(tokenPricesOptions, options, "options");
+function pricesOf(options: TokenPricesOptions): ParsedOptions {
+  const { models, otherModels, ...measure } = parseOptions(tokenPricesOptions, options, "options");
   const entries = Object.entries(models).map(([name, rates]) => {
     const path = `options.models[${JSON.stringify(name.slice(0, 64))}]`;
     if (name === "" || name.length > MAX_PATTERN_LENGTH) {
@@ -324,7 +323,7 @@ function parseOptions(options: TokenPricesOptions): ParsedOptions {
 }
 
 function parseRates(rates: unknown, path: string): Rates {
-  const parsed = parse(tokenRates, rates, path);
+  const parsed = parseOptions(tokenRates, rates, path);
   const { input } = parsed;
   const output = outputRate(parsed, path);
   return {
@@ -339,7 +338,7 @@ function parseRates(rates: unknown, path: string): Rates {
 }
 
 function outputRate(
-  { input, output, completionMultiplier }: z.infer<typeof tokenRates>,
+  { input, output, completionMultiplier }: ReturnType<typeof tokenRates>,
   path: string,
 ): bigint {
   if (output !== undefined && completionMultiplier === undefined) return exact(output);

@@ -1,4 +1,8 @@
-import type { Limit, RequestLimit, TokenLimit } from "./documents.js";
+import { DAY_MS, type Limit, type RequestLimit, type TokenLimit } from "./documents.js";
+import { invalid } from "./invalid-options.js";
+
+/** The longest window of a limit that somebody writes. */
+export const MAX_WINDOW_MS: number = 31 * DAY_MS;
 
 /** A limit per time: of requests, or of tokens. */
 export type RateLimit = RequestLimit | TokenLimit;
@@ -60,6 +64,15 @@ export function rateOf(limit: RateLimit, ratePercent = 100): Rate {
     isPerModel: per !== undefined,
     bucket: per === undefined ? name : `${name}/${per}/`,
   };
+}
+
+/** @throws KeystileError `invalid_options` for a rate that cannot be counted exactly. */
+export function assertCountable({ burst, windowMs }: Rate, path: string): void {
+  if (Number.isSafeInteger(burst * windowMs)) return;
+  throw invalid(
+    path,
+    `burst (or requests, or tokens) times windowMs must stay within 2^53 - 1; lower one of them. Received ${burst * windowMs}`,
+  );
 }
 
 function scaled(value: number, percent: number, most: number): number {

@@ -2,8 +2,9 @@ import { z } from "zod";
 import { parseKeyRecord, parseUsageRecord } from "./document-schemas.js";
 import { DAY_MS, type DayTally, dateOf, keyDocumentId, type Outcome, usageDocumentId } from "./documents.js";
 import { isKeyId } from "./ids.js";
+import { parse } from "./input-parsing.js";
 import { defined, text } from "./input-shapes.js";
-import { invalid, parse } from "./invalid-options.js";
+import { invalid } from "./invalid-options.js";
 import type { Document } from "./store.js";
 import type { StoreSession } from "./store-session.js";
 
