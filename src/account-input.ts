@@ -1,8 +1,9 @@
 import { z } from "zod";
+import { defined } from "./copies.js";
 import { type Cycle, isTimeZone } from "./cycle.js";
 import { DAY_MS, type Limit, type PayAsYouGo, type Plan, type Terms } from "./documents.js";
 import { parse } from "./input-parsing.js";
-import { assertSize, checkLimits, defined, limitsShape, metadataShape, text } from "./input-shapes.js";
+import { assertSize, checkLimits, limitsShape, metadataShape, text } from "./input-shapes.js";
 import { invalid } from "./invalid-options.js";
 import { isTime } from "./policy.js";
 

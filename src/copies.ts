@@ -44,6 +44,11 @@ export function withEntries<T>(
   return copy;
 }
 
+/** Members that are there and undefined say nothing. */
+export function defined<T extends object>(members: T): { [K in keyof T]: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(members).filter(([, value]) => value !== undefined)) as never;
+}
+
 function copyEntries<T>(entries: Readonly<Record<string, T>>): Record<string, T> {
   const copy: Record<string, T> = {};
   for (const name in entries) if (Object.hasOwn(entries, name)) copy[name] = entries[name] as T;

@@ -74,11 +74,10 @@ export { readUsage } from "./usage-readers.js";
 export type {
   UnreadableUsage,
   UsageCounts,
-  UsageDimension,
   UsagePage,
   UsageQuery,
   UsageReports,
   UsageRow,
-  UsageTotal,
 } from "./usage-reports.js";
-export { sumUsage, usageCsv } from "./usage-reports.js";
+export type { UsageDimension, UsageTotal } from "./usage-totals.js";
+export { sumUsage, usageCsv } from "./usage-totals.js";

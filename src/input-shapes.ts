@@ -61,8 +61,3 @@ export function checkLimits(limits: readonly Limit[], path: string): void {
   if (limits.length - rates.length > 1) throw invalid(path, "expected at most one inFlight");
   for (const rate of rates) assertCountable(rate, path);
 }
-
-/** Members that are there and undefined say nothing. */
-export function defined<T extends object>(members: T): { [K in keyof T]: Exclude<T[K], undefined> } {
-  return Object.fromEntries(Object.entries(members).filter(([, value]) => value !== undefined)) as never;
-}

@@ -1,4 +1,4 @@
-import { type Accounts, accounts } from "./accounts.js";
+import type { Accounts } from "./accounts.js";
 import { alertsBetween } from "./alerts.js";
 import { type Authorizer, authorizer } from "./authorizer.js";
 import type { AnyRecord } from "./document-schemas.js";
@@ -6,14 +6,15 @@ import { isKey, isLedger } from "./documents.js";
 import { type Events, eventHub } from "./events.js";
 import { groupCommit } from "./group-commit.js";
 import type { Wire } from "./http.js";
-import { type Keyring, keyring } from "./keyring.js";
+import type { Keyring } from "./keyring.js";
 import { leases, NO_LEASES } from "./leases.js";
+import { onDemand } from "./on-demand.js";
 import { type KeystileOptions, parseKeystileOptions } from "./options.js";
 import { systemRuntime } from "./runtime.js";
 import { secretLookup } from "./secret-lookup.js";
-import { type Standings, standings } from "./standing.js";
+import type { Standings } from "./standing.js";
 import { storeSession } from "./store-session.js";
-import { type UsageReports, usageReports } from "./usage-reports.js";
+import type { UsageReports } from "./usage-reports.js";
 
 export type { Wire } from "./http.js";
 
@@ -72,7 +73,22 @@ export function createKeystile(options: KeystileOptions): Keystile {
       ? NO_LEASES
       : leases(settings.leases, { runtime, session, commit, rules: settings.rules, cacheSize });
   const requests = authorizer(settings, { runtime, session, commit, events, secrets, leases: leased });
-  const keys = keyring(settings, runtime, session, commit, events);
+  const keys = onDemand<Keyring>(KEYRING, async () => {
+    const { keyring } = await import("./keyring.js");
+    return keyring(settings, runtime, session, commit, events);
+  });
+  const accounts = onDemand<Accounts>(ACCOUNTS, async () => {
+    const { accounts } = await import("./accounts.js");
+    return accounts(settings, { runtime, session, commit, keys });
+  });
+  const usage = onDemand<UsageReports>({ query: true }, async () => {
+    const { usageReports } = await import("./usage-reports.js");
+    return usageReports(session);
+  });
+  const { describe } = onDemand<Standings>({ describe: true }, async () => {
+    const { standings } = await import("./standing.js");
+    return standings(settings, { session, commit, secrets });
+  });
 
   // Often enough that a hold is renewed well before a third of its life is left, even if one tick is missed.
   const tickMs = Math.min(holdMs / 6, settings.requestTimeoutMs);
@@ -100,18 +116,29 @@ export function createKeystile(options: KeystileOptions): Keystile {
 
   return {
     keys,
-    accounts: accounts(settings, { runtime, session, commit, keys }),
-    usage: usageReports(session),
+    accounts,
+    usage,
     on: events.on,
     emit: events.emit,
     identify: requests.identify,
     authorize: requests.authorize,
-    describe: standings(settings, { session, commit, secrets }).describe,
+    describe,
     wire: { realm, codes, rateLimitHeaders: settings.rateLimitHeaders },
     flush: (timeoutMs = storeTimeoutMs) => flush(timeoutMs),
     close: () => (closed ??= close()),
   };
 }
+
+const KEYRING: Readonly<Record<keyof Keyring, true>> = {
+  ...{ issue: true, get: true, list: true, update: true, disable: true, enable: true },
+  ...{ revoke: true, rotate: true, purge: true },
+};
+
+const ACCOUNTS: Readonly<Record<keyof Accounts, true>> = {
+  ...{ open: true, get: true, find: true, list: true, update: true, suspend: true, resume: true },
+  ...{ credit: true, debit: true, subscribe: true, changePlan: true, suspendSubscription: true },
+  ...{ resumeSubscription: true, cancelSubscription: true, resetCycle: true },
+};
 
 /** Tells what a write of this process has claimed: thresholds that were reached, and holds that had expired. */
 function tellWritten(events: Events, id: string, before: AnyRecord, after: AnyRecord): void {

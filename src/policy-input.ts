@@ -1,9 +1,10 @@
 import { z } from "zod";
 import { compileRanges } from "./address.js";
+import { defined } from "./copies.js";
 import { DAY_MS, type Limit, type Policy } from "./documents.js";
 import type { KeystileError } from "./errors.js";
 import { parse } from "./input-parsing.js";
-import { assertSize, checkLimits, defined, limitsShape, metadataShape, text } from "./input-shapes.js";
+import { assertSize, checkLimits, limitsShape, metadataShape, text } from "./input-shapes.js";
 import { invalid } from "./invalid-options.js";
 import { checkModelPatterns } from "./models.js";
 import { isTime } from "./policy.js";

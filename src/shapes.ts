@@ -35,7 +35,10 @@ export function that<T>(holds: (value: unknown) => boolean, expected: string): S
   };
 }
 
-export function int(least = Number.MIN_SAFE_INTEGER, most = Number.MAX_SAFE_INTEGER): Shape<number> {
+export function int(
+  least: number = Number.MIN_SAFE_INTEGER,
+  most: number = Number.MAX_SAFE_INTEGER,
+): Shape<number> {
   return that(
     (value) => Number.isSafeInteger(value) && (value as number) >= least && (value as number) <= most,
     `an integer from ${least} to ${most}`,
@@ -47,7 +50,7 @@ export function text(
   least = 0,
   most: number = Number.POSITIVE_INFINITY,
   holds: (text: string) => boolean = () => true,
-  expected = least === 0 ? "text" : `text of ${least} to ${most} characters`,
+  expected: string = least === 0 ? "text" : `text of ${least} to ${most} characters`,
 ): Shape<string> {
   return that(
     (value) => typeof value === "string" && value.length >= least && value.length <= most && holds(value),

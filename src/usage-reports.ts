@@ -1,9 +1,10 @@
 import { z } from "zod";
+import { defined } from "./copies.js";
 import { parseKeyRecord, parseUsageRecord } from "./document-schemas.js";
 import { DAY_MS, type DayTally, dateOf, keyDocumentId, type Outcome, usageDocumentId } from "./documents.js";
 import { isKeyId } from "./ids.js";
 import { parse } from "./input-parsing.js";
-import { defined, text } from "./input-shapes.js";
+import { text } from "./input-shapes.js";
 import { invalid } from "./invalid-options.js";
 import type { Document } from "./store.js";
 import type { StoreSession } from "./store-session.js";
@@ -84,11 +85,6 @@ export interface UsageReports {
    */
   query(query?: UsageQuery): Promise<UsagePage>;
 }
-
-/** What usage may be summed by. */
-export type UsageDimension = "day" | "keyId" | "owner" | "accountId" | "model" | "outcome";
-
-export type UsageTotal<By extends UsageDimension> = Pick<UsageRow, By> & UsageCounts;
 
 const MAX_DAYS = 366;
 const DEFAULT_DAYS = 30;
@@ -194,46 +190,6 @@ export function usageReports(session: StoreSession): UsageReports {
   return { query };
 }
 
-/**
- * Usage as CSV (RFC 4180, with a header line) of all members of a row; what is null or absent is an empty cell.
- *
- * Models are named by whoever sends a request, and spreadsheets run what looks like a formula. So an apostrophe is put
- * before `=`, `+`, `-`, `@`, tab and carriage return at the start of a text, and after what another locale takes for
- * the end of a cell. Numbers stay numbers, negative ones too.
- */
-export function usageCsv(rows: readonly UsageRow[]): string {
-  const lines = rows.map((row) => COLUMNS.map((name) => cell(row[name] ?? "")).join(","));
-  return [COLUMNS.join(","), ...lines].map((line) => `${line}\r\n`).join("");
-}
-
-/**
- * Adds rows up, by one or more of their members: `sumUsage(rows, ["owner", "day"])`; by none, all of them. In the order
- * in which they first occur. @throws TypeError for a member that rows cannot be summed by
- */
-export function sumUsage<By extends UsageDimension>(
-  rows: readonly UsageRow[],
-  by: readonly By[],
-): readonly UsageTotal<By>[] {
-  const unknown = by.find((name) => !DIMENSIONS.includes(name));
-  if (unknown !== undefined) {
-    throw new TypeError(`Usage is summed by ${DIMENSIONS.join(", ")}, received ${String(unknown)}.`);
-  }
-  const totals = new Map<string, UsageTotal<By>>();
-  for (const row of rows) {
-    const group = Object.fromEntries(by.map((name) => [name, row[name]])) as Pick<UsageRow, By>;
-    const name = JSON.stringify(by.map((dimension) => row[dimension] ?? null));
-    const sum: UsageCounts = totals.get(name) ?? NOTHING;
-    const counts = COUNTS.map((count) => [count, Math.min(sum[count] + row[count], Number.MAX_SAFE_INTEGER)]);
-    totals.set(name, { ...defined(group), ...(Object.fromEntries(counts) as unknown as UsageCounts) });
-  }
-  return [...totals.values()];
-}
-
-const DIMENSIONS: readonly UsageDimension[] = ["day", "keyId", "owner", "accountId", "model", "outcome"];
-const COUNTS = ["requests", "cost", "paid", "inputTokens", "outputTokens"] as const;
-const COLUMNS: readonly (keyof UsageRow)[] = [...DIMENSIONS, ...COUNTS];
-const NOTHING: UsageCounts = { requests: 0, cost: 0, paid: 0, inputTokens: 0, outputTokens: 0 };
-
 /** @throws KeystileError `invalid_options` */
 function parseQuery(input: UsageQuery): Asked {
   const asked = parse(usageQuery, input, "query");
@@ -335,10 +291,4 @@ function inOrder(a: UsageRow, b: UsageRow): number {
     if (one !== other) return one < other ? -1 : 1;
   }
   return 0;
-}
-
-function cell(value: string | number): string {
-  if (typeof value === "number") return String(value);
-  const text = value.replace(/(?<=^|[,;|"\t\r\n])(?=[=+\-@\uff1d\uff0b\uff0d\uff20\t\r])/g, "'");
-  return /[",;\t\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }

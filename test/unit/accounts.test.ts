@@ -4,7 +4,7 @@ import type { AccountView } from "../../src/account-view.js";
 import type { Cost } from "../../src/documents.js";
 import type { KeystileEvent } from "../../src/events.js";
 import type { Keystile } from "../../src/keystile.js";
-import { sumUsage } from "../../src/usage-reports.js";
+import { sumUsage } from "../../src/usage-totals.js";
 import { instancesOf, newGate, settled } from "../setup/new-gate.js";
 import { idle } from "../setup/new-store.js";
 import { faultyStore, manualTime } from "./faulty-store.js";

@@ -22,13 +22,10 @@ const PARTS_OF_STORES = /^stores\/(?:sql|json-text|(?:sqlite|postgres|redis)-[a-
 /** The only files that may import something from outside, and what. */
 const PACKAGES: Readonly<Record<string, readonly string[]>> = {
   address: ["ipaddr.js"],
-  "document-schemas": ["zod"],
-  options: ["zod"],
   "policy-input": ["zod"],
   "input-shapes": ["zod"],
   "account-input": ["zod"],
-  "invalid-options": ["zod"],
-  prices: ["zod"],
+  "input-parsing": ["zod"],
   "usage-reports": ["zod"],
   "event-stream": ["eventsource-parser"],
   secret: ["node:crypto"],

@@ -5,7 +5,8 @@ import type { IssuedKey } from "../../src/keyring.js";
 import type { Keystile } from "../../src/keystile.js";
 import type { IssueInput } from "../../src/policy-input.js";
 import type { Json } from "../../src/store.js";
-import { sumUsage, type UsageQuery, type UsageRow, usageCsv } from "../../src/usage-reports.js";
+import type { UsageQuery, UsageRow } from "../../src/usage-reports.js";
+import { sumUsage, usageCsv } from "../../src/usage-totals.js";
 import { newGate, settled } from "../setup/new-gate.js";
 import { damage, type FaultyStore, faultyStore, type ManualTime, manualTime } from "./faulty-store.js";
 
