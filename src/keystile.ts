@@ -7,7 +7,7 @@ import { type Events, eventHub } from "./events.js";
 import { groupCommit } from "./group-commit.js";
 import type { Wire } from "./http.js";
 import type { Keyring } from "./keyring.js";
-import { leases, NO_LEASES } from "./leases.js";
+import { leasesOnDemand, NO_LEASES } from "./leases-on-demand.js";
 import { onDemand } from "./on-demand.js";
 import { type KeystileOptions, parseKeystileOptions } from "./options.js";
 import { systemRuntime } from "./runtime.js";
@@ -68,10 +68,14 @@ export function createKeystile(options: KeystileOptions): Keystile {
     onWritten: (id, before, after) => tellWritten(events, id, before, after),
   });
   const secrets = secretLookup(session, cacheSize);
+  const { leases: wanted } = settings;
   const leased =
-    settings.leases === undefined
+    wanted === undefined
       ? NO_LEASES
-      : leases(settings.leases, { runtime, session, commit, rules: settings.rules, cacheSize });
+      : leasesOnDemand(async () => {
+          const { leases } = await import("./leases.js");
+          return leases(wanted, { runtime, session, commit, rules: settings.rules, cacheSize });
+        });
   const requests = authorizer(settings, { runtime, session, commit, events, secrets, leases: leased });
   const keys = onDemand<Keyring>(KEYRING, async () => {
     const { keyring } = await import("./keyring.js");

@@ -52,14 +52,6 @@ export interface Leases {
   close(): Promise<void>;
 }
 
-/** Strict: every request asks the store. */
-export const NO_LEASES: Leases = {
-  admit: () => undefined,
-  warm: () => {},
-  giveBack: async () => false,
-  close: async () => {},
-};
-
 /** The traffic of one key in this process. */
 interface Traffic {
   /** What was asked for since the last lease began. */

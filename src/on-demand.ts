@@ -1,4 +1,5 @@
 import { KeystileError } from "./errors.js";
+import { isPlain } from "./shapes.js";
 
 type Method = (...args: unknown[]) => Promise<unknown>;
 
@@ -48,19 +49,11 @@ const MAX_DEPTH = 8;
 
 /** A copy of lists and plain objects; everything else is what it was, to be judged by who parses it. */
 function copyOfInput(value: unknown, depth = 0): unknown {
-  if (typeof value !== "object" || value === null || depth > MAX_DEPTH) return value;
-  if (value instanceof Date) return new Date(value);
+  if (depth > MAX_DEPTH) return value;
   if (Array.isArray(value)) return value.map((member) => copyOfInput(member, depth + 1));
-  const prototype: unknown = Object.getPrototypeOf(value);
-  if (prototype !== null && prototype !== Object.prototype) return value;
-  const copy = Object.create(prototype) as Record<string, unknown>;
-  for (const [name, member] of Object.entries(value)) {
-    Object.defineProperty(copy, name, {
-      value: copyOfInput(member, depth + 1),
-      enumerable: true,
-      configurable: true,
-      writable: true,
-    });
-  }
+  if (value instanceof Date) return new Date(value);
+  if (!isPlain(value)) return value;
+  const copy = { ...value };
+  for (const name of Object.keys(copy)) copy[name] = copyOfInput(copy[name], depth + 1);
   return copy;
 }

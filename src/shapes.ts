@@ -114,7 +114,7 @@ export function entries<T>(
   expected = "an object",
 ): Shape<Readonly<Record<string, T>>> {
   return (value) => {
-    if (!isObject(value) || !isPlain(value)) throw misfit(expected, value);
+    if (!isPlain(value)) throw misfit(expected, value);
     const names = Object.keys(value);
     if (names.length > most) throw misfit(`at most ${most.toLocaleString("en")} members`, value);
     const copy: Record<string, T> = {};
@@ -189,7 +189,9 @@ function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-function isPlain(value: object): boolean {
+/** Whether it is an object that nothing but its members says anything of. */
+export function isPlain(value: unknown): value is Record<string, unknown> {
+  if (!isObject(value)) return false;
   const prototype: unknown = Object.getPrototypeOf(value);
   return prototype === null || Object.getPrototypeOf(prototype) === null;
 }

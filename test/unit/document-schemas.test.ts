@@ -94,16 +94,17 @@ const account = (cycle: object) => ({
 });
 
 const KINDS = {
-  key: [key],
-  account: [
-    account({ kind: "never", x: 1 }),
-    account({ kind: "anniversary", every: 1, unit: "month", anchorMs: T0, zone: "Europe/Berlin" }),
-    account({ kind: "calendar", unit: "week", zone: "UTC" }),
-  ],
-  entry: [{ format: 1, amount: -5, atMs: T0, x: 1 }],
-  usage: [{ format: 1, keyId: "000.a", accountId: "000.b", ...day, x: 1 }],
-  secret: [{ format: 1, keyId: "000.a", accountId: "000.b", x: 1 }],
+  key,
+  account: account({ kind: "never", x: 1 }),
+  entry: { format: 1, amount: -5, atMs: T0, x: 1 },
+  usage: { format: 1, keyId: "000.a", accountId: "000.b", ...day, x: 1 },
+  secret: { format: 1, keyId: "000.a", accountId: "000.b", x: 1 },
 } as const;
+
+const CYCLES: readonly Json[] = [
+  { kind: "anniversary", every: 1, unit: "month", anchorMs: T0, zone: "Europe/Berlin", x: 1 },
+  { kind: "calendar", unit: "week", zone: "UTC", x: 1 },
+];
 
 const PARSERS = {
   key: parseKeyRecord,
@@ -173,22 +174,22 @@ function* wrongBodies(body: Json): Generator<Json> {
 
 describe.each(Object.keys(KINDS) as (keyof typeof KINDS)[])("a %s document", (kind) => {
   test("is read as it is", () => {
-    for (const body of KINDS[kind]) {
-      expect(read(kind, body as unknown as Json)).toEqual(expected(kind, body));
-    }
+    const body: unknown = KINDS[kind];
+    expect(read(kind, body as Json)).toEqual(expected(kind, body));
   });
 
   test("is read or refused as by a second description, whatever stands in whatever place of it", () => {
     let [refused, taken] = [0, 0];
-    for (const whole of KINDS[kind]) {
-      for (const body of wrongBodies(whole as unknown as Json)) {
-        const format = (body as { format?: unknown } | null)?.format;
-        if (typeof format === "number" && format > 1) continue;
-        const found = read(kind, body);
-        expect({ body, found }).toEqual({ body, found: expected(kind, body) });
-        if (found === undefined) refused += 1;
-        else taken += 1;
-      }
+    const cycles = kind === "account" ? CYCLES.flatMap((cycle) => [cycle, ...wrongBodies(cycle)]) : [];
+    const bodies = cycles.map((cycle): unknown => account(cycle as object));
+    for (const body of [...bodies, ...wrongBodies(KINDS[kind] as unknown as Json)] as Json[]) {
+      const format = (body as { format?: unknown } | null)?.format;
+      if (typeof format === "number" && format > 1) continue;
+      const found = read(kind, body);
+      const wanted = expected(kind, body);
+      if (textOf(found) !== textOf(wanted)) expect({ body, found }).toEqual({ body, found: wanted });
+      if (found === undefined) refused += 1;
+      else taken += 1;
     }
     expect([refused > 50, taken > 5]).toEqual([true, true]);
   });
@@ -197,6 +198,15 @@ describe.each(Object.keys(KINDS) as (keyof typeof KINDS)[])("a %s document", (ki
 function expected(kind: keyof typeof KINDS, body: unknown): unknown {
   const record = oracleOf(kind, body);
   return record !== undefined && (kind === "key" || kind === "account") ? inShape(record as never) : record;
+}
+
+/** In one order of members. Cheaper than `toEqual`, which is for what differs. */
+function textOf(value: unknown): string {
+  const inOrder = (_: string, member: unknown): unknown =>
+    typeof member !== "object" || member === null || Array.isArray(member)
+      ? member
+      : Object.entries(member).sort(([a], [b]) => (a < b ? -1 : 1));
+  return JSON.stringify(value, inOrder) ?? "";
 }
 
 test("what callers are shown of a record is frozen, and shares nothing with the document", () => {
