@@ -41,7 +41,7 @@ function start(program: string): [totalMs: number, printed: number] {
   return [performance.now() - startedAtMs, Number(printed)];
 }
 
-/** As `check:size` weighs it: bundled, minified, compressed, without zod and ipaddr.js. */
+/** As `check:size` weighs what is loaded to decide a request: bundled, minified, compressed, without zod and ipaddr.js. */
 function brotliBytes(): number {
   const program = join(ROOT, "node_modules/size-limit/bin.js");
   const line = [program, "--json"];

@@ -3,7 +3,10 @@
  * and never as a statement about the key.
  */
 export type FaultCode =
-  /** The store did not answer, answered too late, or could not say whether a write happened. */
+  /**
+   * The store did not answer, answered too late, or could not say whether a write happened. Also when a part of the package
+   * that is loaded when it is needed could not be.
+   */
   | "store_unavailable"
   /** A stored document does not parse, is missing where one must exist, or went back in time. */
   | "document_invalid"

@@ -78,15 +78,15 @@ export function createKeystile(options: KeystileOptions): Keystile {
         });
   const requests = authorizer(settings, { runtime, session, commit, events, secrets, leases: leased });
   const keys = onDemand<Keyring>(KEYRING, async () => {
-    const { keyring } = await import("./keyring.js");
+    const { keyring } = await import("./management.js");
     return keyring(settings, runtime, session, commit, events);
   });
   const accounts = onDemand<Accounts>(ACCOUNTS, async () => {
-    const { accounts } = await import("./accounts.js");
+    const { accounts } = await import("./management.js");
     return accounts(settings, { runtime, session, commit, keys });
   });
   const usage = onDemand<UsageReports>({ query: true }, async () => {
-    const { usageReports } = await import("./usage-reports.js");
+    const { usageReports } = await import("./management.js");
     return usageReports(session);
   });
   const { describe } = onDemand<Standings>({ describe: true }, async () => {

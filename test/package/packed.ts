@@ -49,18 +49,19 @@ export function filesIn(folder: string): readonly string[] {
 
 /**
  * What a built file reaches: the files of the package that it imports, directly or not, and what they import from
- * outside. Works on declarations, too.
+ * outside. Works on declarations, too. `atOnce` leaves out what is imported only when it is needed.
  */
 export function reach(
   folder: string,
   start: string,
+  { atOnce = false }: { readonly atOnce?: boolean } = {},
 ): { files: readonly string[]; outside: readonly string[] } {
   const files = new Set<string>();
   const outside = new Set<string>();
   const follow = (file: string): void => {
     if (files.has(file)) return;
     files.add(file);
-    for (const specifier of importsOf(readFileSync(join(folder, file), "utf8"))) {
+    for (const specifier of importsOf(readFileSync(join(folder, file), "utf8"), atOnce)) {
       if (!specifier.startsWith(".")) outside.add(specifier);
       else {
         const target = join(dirname(file), specifier);
@@ -72,16 +73,19 @@ export function reach(
   return { files: [...files].toSorted(), outside: [...outside].toSorted() };
 }
 
+const CALLED = /\b(?:import|require|getBuiltinModule)\s*(?:\?\.)?\(\s*["'`]([^"'`]+)["'`]/g;
+
 const IMPORTS = [
   /^(?:import|export)\b[^;"']*?\bfrom\s*["']([^"']+)["']/gm,
   /^import\s*["']([^"']+)["']/gm,
-  /\b(?:import|require|getBuiltinModule)\s*(?:\?\.)?\(\s*["'`]([^"'`]+)["'`]/g,
+  CALLED,
   /^declare module\s+["']([^"']+)["']/gm,
 ];
 
-export function importsOf(text: string): readonly string[] {
+export function importsOf(text: string, atOnce = false): readonly string[] {
   const code = text.replaceAll(/\/\*[\s\S]*?\*\//g, "");
-  return IMPORTS.flatMap((pattern) => [...code.matchAll(pattern)].map(([, specifier = ""]) => specifier));
+  const patterns = atOnce ? IMPORTS.filter((pattern) => pattern !== CALLED) : IMPORTS;
+  return patterns.flatMap((pattern) => [...code.matchAll(pattern)].map(([, specifier = ""]) => specifier));
 }
 
 export interface InstalledNode {

@@ -30,7 +30,7 @@ const OUTSIDE: Readonly<Record<string, readonly string[]>> = {
   "keystile/fastify": [],
   "keystile/hono": [],
   "keystile/node": [],
-  "keystile/testing": ["ipaddr.js", "node:crypto", "zod"],
+  "keystile/testing": ["ipaddr.js", "node:crypto"],
 };
 
 /** Packages whose types a subpath is made of: of those who ship their own, or they would turn into `any`. */
@@ -99,6 +99,13 @@ describe("a subpath", () => {
     expect(reach(installed, types).outside).toEqual(OUTSIDE_TYPES[name] ?? []);
   });
 
+  it("loads no zod and no management of keys before somebody manages them", () => {
+    const { files, outside } = reach(installed, "dist/index.js", { atOnce: true });
+    expect(outside).toEqual(["ipaddr.js", "node:crypto"]);
+    const later = reach(installed, "dist/index.js").files.filter((file) => !files.includes(file));
+    expect(later.filter((file) => /\/(?:management|standing|leases)-/.test(file))).toHaveLength(3);
+  });
+
   it.each(SUBPATHS)("$name leaves the environment and the network alone", ({ code }) => {
     for (const file of reach(installed, code).files) {
       expect({ file, found: ambientIn(readFileSync(join(installed, file), "utf8")) }).toEqual({
@@ -110,7 +117,7 @@ describe("a subpath", () => {
 
   it("has a size it may have, and a report of its types", () => {
     const budgets = JSON.parse(readFileSync(join(ROOT, ".size-limit.json"), "utf8")) as { path: string }[];
-    expect(budgets.map(({ path }) => `./${path}`).toSorted()).toEqual(
+    expect([...new Set(budgets.map(({ path }) => `./${path}`))].toSorted()).toEqual(
       SUBPATHS.map(({ code }) => code).toSorted(),
     );
     const reports = SUBPATHS.map(({ name }) => `${name.split("/")[1] ?? "index"}.api.md`);
