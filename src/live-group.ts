@@ -122,7 +122,11 @@ export function isHeldUntil(
   return false;
 }
 
-export function holdsUnder(name: string, record: AnyRecord | undefined, beforeMs = Infinity): boolean {
+export function holdsUnder(
+  name: string,
+  record: AnyRecord | undefined,
+  beforeMs: number = Infinity,
+): boolean {
   const entry = isLedger(record) ? record.nodes[name] : undefined;
   return entry !== undefined && entry.open > 0 && entry.renewByMs < beforeMs;
 }

@@ -30,7 +30,7 @@ const OUTSIDE: Readonly<Record<string, readonly string[]>> = {
   "keystile/fastify": [],
   "keystile/hono": [],
   "keystile/node": [],
-  "keystile/testing": ["ipaddr.js", "node:crypto"],
+  "keystile/testing": ["ipaddr.js", "node:crypto", "zod"],
 };
 
 /** Packages whose types a subpath is made of: of those who ship their own, or they would turn into `any`. */
