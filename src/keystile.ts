@@ -8,7 +8,7 @@ import { groupCommit } from "./group-commit.js";
 import type { Wire } from "./http.js";
 import type { Keyring } from "./keyring.js";
 import { leasesOnDemand, NO_LEASES } from "./leases-on-demand.js";
-import { onDemand } from "./on-demand.js";
+import { onDemand, type Part, partOf } from "./on-demand.js";
 import { type KeystileOptions, parseKeystileOptions } from "./options.js";
 import { systemRuntime } from "./runtime.js";
 import { secretLookup } from "./secret-lookup.js";
@@ -72,27 +72,22 @@ export function createKeystile(options: KeystileOptions): Keystile {
   const leased =
     wanted === undefined
       ? NO_LEASES
-      : leasesOnDemand(async () => {
-          const { leases } = await import("./leases.js");
-          return leases(wanted, { runtime, session, commit, rules: settings.rules, cacheSize });
-        });
+      : leasesOnDemand(LEASES, ({ leases }) =>
+          leases(wanted, { runtime, session, commit, rules: settings.rules, cacheSize }),
+        );
   const requests = authorizer(settings, { runtime, session, commit, events, secrets, leases: leased });
-  const keys = onDemand<Keyring>(KEYRING, async () => {
-    const { keyring } = await import("./management.js");
-    return keyring(settings, runtime, session, commit, events);
-  });
-  const accounts = onDemand<Accounts>(ACCOUNTS, async () => {
-    const { accounts } = await import("./management.js");
-    return accounts(settings, { runtime, session, commit, keys });
-  });
-  const usage = onDemand<UsageReports>({ query: true }, async () => {
-    const { usageReports } = await import("./management.js");
-    return usageReports(session);
-  });
-  const { describe } = onDemand<Standings>({ describe: true }, async () => {
-    const { standings } = await import("./standing.js");
-    return standings(settings, { session, commit, secrets });
-  });
+  const keys = onDemand<Keyring, Management>(KEYRING, MANAGEMENT, ({ keyring }) =>
+    keyring(settings, runtime, session, commit, events),
+  );
+  const accounts = onDemand<Accounts, Management>(ACCOUNTS, MANAGEMENT, ({ accounts }) =>
+    accounts(settings, { runtime, session, commit, keys }),
+  );
+  const usage = onDemand<UsageReports, Management>({ query: true }, MANAGEMENT, ({ usageReports }) =>
+    usageReports(session),
+  );
+  const { describe } = onDemand<Standings, Standing>({ describe: true }, STANDING, ({ standings }) =>
+    standings(settings, { session, commit, secrets }),
+  );
 
   // Often enough that a hold is renewed well before a third of its life is left, even if one tick is missed.
   const tickMs = Math.min(holdMs / 6, settings.requestTimeoutMs);
@@ -132,6 +127,14 @@ export function createKeystile(options: KeystileOptions): Keystile {
     close: () => (closed ??= close()),
   };
 }
+
+type Management = typeof import("./management.js");
+type Standing = typeof import("./standing.js");
+
+// What no request needs, or none without leases.
+const MANAGEMENT: Part<Management> = /* @__PURE__ */ partOf(() => import("./management.js"));
+const STANDING: Part<Standing> = /* @__PURE__ */ partOf(() => import("./standing.js"));
+const LEASES: Part<typeof import("./leases.js")> = /* @__PURE__ */ partOf(() => import("./leases.js"));
 
 const KEYRING: Readonly<Record<keyof Keyring, true>> = {
   ...{ issue: true, get: true, list: true, update: true, disable: true, enable: true },

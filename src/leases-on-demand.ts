@@ -1,4 +1,5 @@
 import type { Leases } from "./leases.js";
+import type { Part } from "./on-demand.js";
 
 /** Strict: every request asks the store. */
 export const NO_LEASES: Leases = {
@@ -12,14 +13,16 @@ export const NO_LEASES: Leases = {
  * Leases that are loaded beside the first requests: until they are there, and where they cannot be loaded, every request
  * asks the store.
  */
-export function leasesOnDemand(load: () => Promise<Leases>): Leases {
-  let leases = NO_LEASES;
+export function leasesOnDemand<M>(part: Part<M>, make: (part: M) => Leases): Leases {
+  const loaded = part.loaded();
+  let leases = loaded === undefined ? NO_LEASES : make(loaded);
   let loading: Promise<void> | undefined;
 
   function begin(): void {
-    loading ??= load().then(
-      (loaded) => {
-        leases = loaded;
+    if (leases !== NO_LEASES) return;
+    loading ??= part.load().then(
+      (late) => {
+        leases = make(late);
       },
       () => {
         loading = undefined;

@@ -1,25 +1,21 @@
 import { KeystileError } from "./errors.js";
 import { isPlain } from "./shapes.js";
 
-type Method = (...args: unknown[]) => Promise<unknown>;
+/** Code of the package that is loaded when somebody needs it, once for all who do. */
+export interface Part<M> {
+  /** undefined: it is not there yet. */
+  loaded(): M | undefined;
+  /** @throws KeystileError `store_unavailable` when it cannot be loaded; the next call tries again */
+  load(): Promise<M>;
+}
 
-/**
- * A part of the package that the first call of it loads, because most processes never make one. What was loaded is called
- * at once; a part that cannot be loaded is a fault, and tried again by the next call.
- *
- * @param names of its methods, each of which must return a promise
- */
-export function onDemand<P extends object>(
-  names: Readonly<Record<keyof P, true>>,
-  load: () => Promise<P>,
-): P {
-  let part: Record<string, Method> | undefined;
-  let loading: Promise<P> | undefined;
+export function partOf<M>(load: () => Promise<M>): Part<M> {
+  let part: M | undefined;
+  let loading: Promise<M> | undefined;
 
-  async function loaded(): Promise<Record<string, Method>> {
-    loading ??= load();
+  async function begin(): Promise<M> {
     try {
-      part = (await loading) as Record<string, Method>;
+      part = await load();
       return part;
     } catch (cause) {
       loading = undefined;
@@ -31,17 +27,57 @@ export function onDemand<P extends object>(
     }
   }
 
+  return {
+    loaded: () => part,
+    load() {
+      loading ??= begin();
+      return loading;
+    },
+  };
+}
+
+type Method = (...args: unknown[]) => Promise<unknown>;
+
+/**
+ * What a part of the package makes, before the part is there: the first call loads it, because most processes never make
+ * one. Calls are begun in the order in which they were made, and at once as soon as the part is there.
+ *
+ * @param names of its methods, each of which must return a promise
+ */
+export function onDemand<T extends object, M>(
+  names: Readonly<Record<keyof T, true>>,
+  part: Part<M>,
+  make: (part: M) => T,
+): T {
+  let made: Record<string, Method> | undefined;
+  let waiting = 0;
+
+  function call(name: string, loaded: M, args: readonly unknown[]): Promise<unknown> {
+    made ??= make(loaded) as Record<string, Method>;
+    return (made[name] as Method)(...args);
+  }
+
   function method(name: string): Method {
-    const call = (on: Record<string, Method>, args: unknown[]) => (on[name] as Method)(...args);
     return (...args) => {
-      if (part !== undefined) return call(part, args);
+      const loaded = part.loaded();
+      if (loaded !== undefined && waiting === 0) return call(name, loaded, args);
+      waiting += 1;
       // Whoever uses one object for several calls may have changed it before the part is there.
       const given = args.map((arg) => copyOfInput(arg));
-      return loaded().then((on) => call(on, given));
+      return part.load().then(
+        (late) => {
+          waiting -= 1;
+          return call(name, late, given);
+        },
+        (fault: unknown) => {
+          waiting -= 1;
+          throw fault;
+        },
+      );
     };
   }
 
-  return Object.fromEntries(Object.keys(names).map((name) => [name, method(name)])) as P;
+  return Object.fromEntries(Object.keys(names).map((name) => [name, method(name)])) as T;
 }
 
 /** No input is as deep. */

@@ -7,6 +7,7 @@ import { drawKeyPlan, drawScenario, PROFILES, type Profile } from "./scenario.js
 import type { CreateSubject, Subject } from "./subject.js";
 import { createTimeline } from "./timeline.js";
 import { trueStore } from "./true-store.js";
+import { warm } from "./warming.js";
 import { createWorkload, digestOf, type ModelKey } from "./workload.js";
 
 export interface Run {
@@ -87,6 +88,7 @@ export async function simulate(
   const workload = createWorkload({ random, scenario, timeline, clock, oracle, processes, fail });
   const { keys, inputOf, addKey, arrive, request, edit } = workload;
 
+  await warm(create);
   await begin();
   while (violation === undefined && step() < steps) await advance();
   if (violation === undefined) await windDown();

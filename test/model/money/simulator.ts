@@ -7,6 +7,7 @@ import { randomFrom } from "../random.js";
 import type { Outcome, Violation } from "../simulator.js";
 import { createTimeline } from "../timeline.js";
 import { trueStore } from "../true-store.js";
+import { warm } from "../warming.js";
 import { THRESHOLDS } from "./alerts.js";
 import { createMoneyOracle } from "./oracle.js";
 import { drawMoneyScenario, MONEY_PROFILES, type MoneyProfile } from "./scenario.js";
@@ -100,6 +101,7 @@ export async function simulateMoney(
   const { settled } = processes;
   const workload = createMoneyWorkload({ random, scenario, timeline, clock, oracle, processes, fail });
 
+  await warm(create);
   await begin();
   while (violation === undefined && step() < steps) await advance();
   if (violation === undefined) await windDown();

@@ -7,6 +7,7 @@ import { drawScenario } from "../scenario.js";
 import type { Outcome, Violation } from "../simulator.js";
 import { createTimeline } from "../timeline.js";
 import { trueStore } from "../true-store.js";
+import { warm } from "../warming.js";
 import { THRESHOLDS } from "./alerts.js";
 import type { Price } from "./books.js";
 import {
@@ -68,6 +69,7 @@ export async function simulateSolo(
   const operators = createSoloOperators({ random, timeline, clock, processes, stored, answer, count, fail });
   const open: Open[] = [];
 
+  await warm(create);
   for (let started = 0; started < scenario.processes; started++) processes.start();
   for (let opened = 0; opened < 2; opened++) accounts.push(await operators.open(`account${opened}`));
   for (let done = 0; done < operations && violation === undefined; done++) {
