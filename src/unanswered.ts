@@ -18,7 +18,7 @@ export interface Attempt extends Omit<Composed<Task>, "tallied"> {
  */
 export type Unanswered = readonly Attempt[];
 
-export const NO_ATTEMPTS: Unanswered = [];
+export const NO_ATTEMPTS: readonly Attempt[] = [];
 
 interface Decided {
   /** The one that happened. */
