@@ -85,6 +85,14 @@ export interface Parts {
 }
 
 type Presented = Facts & { readonly digests: readonly string[] };
+
+/** A key that a request may be let in by, as far as can be said before its body is read. */
+interface Found {
+  readonly subject: KeySubject;
+  readonly documents: Documents;
+  readonly facts: Presented;
+}
+
 /**
  * The path of a request: credential, digest, secret document, key document, policy, limits, quota, decision.
  *
@@ -108,19 +116,19 @@ export function authorizer(
 
   const countAddress = settings.addressLimit === undefined ? undefined : addressLimit(settings.addressLimit);
 
-  async function identify(arrival: Arrival): Promise<Identified | Refused> {
+  /** Reads what a request presents, or says why it presents nothing. */
+  function present({ headers, address: peer, method, url, scopes }: Arrival): Presented | Refused {
     assertOpen();
-    const { headers, address: peer, method, url, scopes } = arrival;
     const address = addressOf(peer, headers);
-    // By the process's own clock: the store's is not known before it was heard, and may be set.
-    const timeMs = Math.floor(runtime.monotonicMs());
-    const counted = countAddress?.(address, timeMs);
-    if (counted !== undefined && counted.waitMs > 0) {
-      const refusal = refuse("address_rate_limited", { retryAfterMs: counted.waitMs });
-      const resetAtMs = counted.status.resetAtMs - timeMs + session.now();
-      return refused(refusal, {
-        limits: Number.isFinite(resetAtMs) ? [{ ...counted.status, resetAtMs }] : [],
-      });
+    if (countAddress !== undefined) {
+      // By the process's own clock: the store's is not known before it was heard, and may be set.
+      const timeMs = Math.floor(runtime.monotonicMs());
+      const { waitMs, status } = countAddress(address, timeMs);
+      if (waitMs > 0) {
+        const refusal = refuse("address_rate_limited", { retryAfterMs: waitMs });
+        const resetAtMs = status.resetAtMs - timeMs + session.now();
+        return refused(refusal, { limits: Number.isFinite(resetAtMs) ? [{ ...status, resetAtMs }] : [] });
+      }
     }
 
     const credential = readCredential(headers, credentials, url);
@@ -129,7 +137,7 @@ export function authorizer(
     if (!isSecret(secret, prefixes) || (checksum === "require" && !hasValidChecksum(secret))) {
       return refused(refuse("credential_malformed"));
     }
-    return locate({ method, url, scopes, address, digests: digestsOf(secret, peppers) });
+    return { method, url, scopes, address, digests: digestsOf(secret, peppers) };
   }
 
   function addressOf(peer: string | undefined, headers: HeaderSource): Address | undefined {
@@ -145,92 +153,84 @@ export function authorizer(
   }
 
   /** Finds the key and judges it, by cached documents if they allow, else by fresh ones. */
-  async function locate(facts: Presented): Promise<Identified | Refused> {
+  async function locate(facts: Presented): Promise<Found | Refused> {
     const remembered = secrets.remembered(facts.digests);
     if (remembered !== undefined) {
-      const located = byCache(remembered, facts) ?? (await byStore(remembered, facts));
+      const located = await judgeFresh(remembered, facts);
       if (located !== undefined && !isUnknown(located)) return located;
       // The key is gone, or no longer lists the secret; a secret made elsewhere may belong to another one by now.
       secrets.forget(facts.digests);
     }
     const subject = await secrets.find(facts.digests);
     if (subject === undefined) return refused(refuse("key_unknown"));
-    const located = await byStore(subject, facts);
+    const located = await judgeFresh(subject, facts);
     if (located !== undefined) return located;
     // A purge takes the secret before the key, so it may have come between the two reads.
     if ((await secrets.find(facts.digests)) === undefined) return refused(refuse("key_unknown"));
     throw new KeystileError("document_invalid", "A secret's key document is missing from the store.");
   }
 
-  function byCache(subject: KeySubject, facts: Presented): Identified | undefined {
-    const documents = session.isStale() ? undefined : commit.cached(subject);
-    if (documents === undefined || !evaluateArrival(documents, facts, session.now(), rules).allowed)
-      return undefined;
-    return identified(subject, documents, facts);
+  /** What is cached may let a request go on, and never refuses one. */
+  function locateCached(facts: Presented): Found | undefined {
+    const subject = session.isStale() ? undefined : secrets.remembered(facts.digests);
+    const documents = subject && commit.cached(subject);
+    if (subject === undefined || documents === undefined) return undefined;
+    const isAllowed = evaluateArrival(documents, facts, session.now(), rules).allowed;
+    return isAllowed ? { subject, documents, facts } : undefined;
   }
 
-  async function byStore(subject: KeySubject, facts: Presented): Promise<Identified | Refused | undefined> {
+  async function judgeFresh(subject: KeySubject, facts: Presented): Promise<Found | Refused | undefined> {
     const documents = await commit.fetch(subject);
     if (documents === undefined) return undefined;
     const now = session.now();
     const outcome = evaluateArrival(documents, facts, now, rules);
-    if (outcome.allowed) return identified(subject, documents, facts);
+    if (outcome.allowed) return { subject, documents, facts };
     const limits = limitsOf(documents.key, documents.account, [], now);
     return refusedKey({ ...outcome, limits }, subject, documents, facts.model);
   }
 
-  function identified(subject: KeySubject, documents: Documents, arrived: Presented): Identified {
-    async function admit(admission: Admission = {}): Promise<Decision> {
-      const { given = 1, tokens = 0 } = { given: own(admission, "cost"), tokens: own(admission, "tokens") };
-      assertOpen();
-      const cost = costOf(given);
-      assertAmount(tokens, "number of tokens");
-      const model = withoutAliases(own(admission, "model"));
-      // Written out, as below: a spread costs more than the rest of it.
-      const { method, url, scopes, address, digests } = arrived;
-      const facts = { method, url, scopes, address, digests, model, modelFamilies: families(model) };
-      const asked = { subject, documents, facts, cost, tokens };
-      const leased = leases.admit(asked);
-      if (leased !== undefined) {
-        const { standing, end } = leased;
-        return allowed(open.allow({ subject, documents, model, cost, tokens, standing, end }));
-      }
-      waiting += 1;
-      try {
-        const weighed = await askStore(asked);
-        const isGone = weighed?.answer.allowed === false && weighed.answer.refusal.reason === "key_unknown";
-        if (weighed === undefined || isGone) return await admitAnew(arrived, { model, cost, tokens });
-        const { answer, documents: decidedOn } = weighed;
-        const standing = standingAfter(weighed);
-        if (!answer.allowed) {
-          const { refusal } = answer;
-          return refusedKey({ refusal, limits: standing.limits }, subject, decidedOn, model);
-        }
-        const { reservation } = answer;
-        const end = (ending: Ending) => endReservation(commit, subject, reservation, ending);
-        const decision = open.allow({ subject, documents: decidedOn, model, cost, tokens, standing, end });
-        if (closing !== "drained") return allowed(decision);
-        void decision.void();
-        throw closedFault();
-      } finally {
-        waiting -= 1;
-        tellIfEmpty();
-      }
+  async function admit(found: Found, admission: Admission): Promise<Decision> {
+    const { subject, documents, facts: arrived } = found;
+    const { given = 1, tokens = 0 } = { given: own(admission, "cost"), tokens: own(admission, "tokens") };
+    assertOpen();
+    const cost = costOf(given);
+    assertAmount(tokens, "number of tokens");
+    const model = withoutAliases(own(admission, "model"));
+    // Written out, as below: a spread costs more than the rest of it.
+    const { method, url, scopes, address, digests } = arrived;
+    const facts = { method, url, scopes, address, digests, model, modelFamilies: families(model) };
+    const asked = { subject, documents, facts, cost, tokens };
+    const leased = leases.admit(asked);
+    if (leased !== undefined) {
+      const { standing, end } = leased;
+      return allowed(open.allow({ subject, documents, model, cost, tokens, standing, end }));
     }
-    return { allowed: true, key: identityOf(subject.keyId, documents), resolve: withoutAliases, admit };
-  }
-
-  /** Has the store decide. What this process holds by a lease is no reason to refuse. */
-  async function askStore(asked: Asked): Promise<Weighed | undefined> {
-    const { subject } = asked;
-    const sinceMs = runtime.monotonicMs();
-    const weighing = commit.decide(subject, deciding(asked), undoing);
-    leases.warm(asked);
-    const weighed = await weighing;
-    if (weighed === undefined || weighed.answer.allowed) return weighed;
-    const { status } = weighed.answer.refusal;
-    const mayBeLeased = (status === 402 || status === 429) && (await leases.giveBack(subject, sinceMs));
-    return mayBeLeased ? commit.decide(subject, deciding(asked), undoing) : weighed;
+    waiting += 1;
+    try {
+      const sinceMs = runtime.monotonicMs();
+      const weighing = commit.decide(subject, deciding(asked), undoing);
+      leases.warm(asked);
+      let weighed = await weighing;
+      // What this process holds by a lease is no reason to refuse.
+      if (mayBeLeased(weighed) && (await leases.giveBack(subject, sinceMs)))
+        weighed = await commit.decide(subject, deciding(asked), undoing);
+      if (weighed === undefined || isGone(weighed)) return await admitAnew(arrived, { model, cost, tokens });
+      const { answer, documents: decidedOn } = weighed;
+      const standing = standingAfter(weighed);
+      if (!answer.allowed) {
+        const { refusal } = answer;
+        return refusedKey({ refusal, limits: standing.limits }, subject, decidedOn, model);
+      }
+      const { reservation } = answer;
+      const end = (ending: Ending) => endReservation(commit, subject, reservation, ending);
+      const decision = open.allow({ subject, documents: decidedOn, model, cost, tokens, standing, end });
+      if (closing !== "drained") return allowed(decision);
+      void decision.void();
+      throw closedFault();
+    } finally {
+      waiting -= 1;
+      tellIfEmpty();
+    }
   }
 
   function deciding({ facts, cost, tokens }: Asked): KeyStep<Weighed> {
@@ -243,8 +243,8 @@ export function authorizer(
 
   /** For a key that turned out to be gone, or not to list the secret: whose is it by the store? */
   async function admitAnew(arrived: Presented, admission: Admission): Promise<Decision> {
-    const located = await locate(arrived);
-    return located.allowed ? located.admit(admission) : located;
+    const found = await locate(arrived);
+    return isRefused(found) ? found : admit(found, admission);
   }
 
   function tellIfEmpty(): void {
@@ -302,12 +302,25 @@ export function authorizer(
   }
 
   return {
-    identify,
+    async identify(arrival) {
+      const facts = present(arrival);
+      if (isRefused(facts)) return facts;
+      const found = locateCached(facts) ?? (await locate(facts));
+      if (isRefused(found)) return found;
+      return {
+        allowed: true,
+        key: identityOf(found.subject.keyId, found.documents),
+        resolve: withoutAliases,
+        admit: (admission = {}) => admit(found, admission),
+      };
+    },
     async authorize(request) {
       const cost = own(request, "cost");
       const asked = typeof cost === "object" ? { ...request, cost: copied(cost) as Cost } : request;
-      const arrival = await identify(request);
-      return arrival.allowed ? arrival.admit(asked) : arrival;
+      const facts = present(request);
+      if (isRefused(facts)) return facts;
+      const found = locateCached(facts) ?? (await locate(facts));
+      return isRefused(found) ? found : await admit(found, asked);
     },
     sweep() {
       open.settleOlderThan(requestTimeoutMs);
@@ -332,8 +345,24 @@ function own<T extends object, K extends keyof T>(given: T, name: K): T[K] | und
   return Object.hasOwn(given, name) ? given[name] : undefined;
 }
 
-function isUnknown(located: Identified | Refused): boolean {
-  return !located.allowed && located.refusal.reason === "key_unknown";
+function isRefused(given: Presented | Found | Refused): given is Refused {
+  return "refusal" in given;
+}
+
+function isUnknown(located: Found | Refused): boolean {
+  return isRefused(located) && located.refusal.reason === "key_unknown";
+}
+
+/** Whether the key does not exist any more, or does not list the secret. */
+function isGone({ answer }: Weighed): boolean {
+  return !answer.allowed && answer.refusal.reason === "key_unknown";
+}
+
+/** Whether it was refused for want of what a lease may hold. */
+function mayBeLeased(weighed: Weighed | undefined): boolean {
+  if (weighed === undefined || weighed.answer.allowed) return false;
+  const { status } = weighed.answer.refusal;
+  return status === 402 || status === 429;
 }
 
 function closedFault(): KeystileError {
