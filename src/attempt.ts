@@ -30,6 +30,8 @@ export interface Subject {
   readonly keyId?: string | undefined;
   readonly accountId?: string | undefined;
   readonly entryId?: string | undefined;
+  /** Made once where many requests have the same subject. */
+  readonly ids?: SubjectIds | undefined;
 }
 
 /** The ids of a subject's documents; of those that it does not name, undefined. */
@@ -220,21 +222,14 @@ export function partOf(parts: readonly Part[], id: string): Part | undefined {
 
 /** The ids of a subject's documents. */
 export function idsOf(subject: Subject): SubjectIds {
-  let ids = named.get(subject);
-  if (ids === undefined) {
-    const { keyId, accountId, entryId } = subject;
-    const account = accountId === undefined ? undefined : accountDocumentId(accountId);
-    const key = keyId === undefined ? undefined : keyDocumentId(keyId);
-    const entry =
-      accountId === undefined || entryId === undefined ? undefined : entryDocumentId(accountId, entryId);
-    ids = { account, key, entry, all: [account, key, entry].filter((id) => id !== undefined) };
-    named.set(subject, ids);
-  }
-  return ids;
+  if (subject.ids !== undefined) return subject.ids;
+  const { keyId, accountId, entryId } = subject;
+  const account = accountId === undefined ? undefined : accountDocumentId(accountId);
+  const key = keyId === undefined ? undefined : keyDocumentId(keyId);
+  const entry =
+    accountId === undefined || entryId === undefined ? undefined : entryDocumentId(accountId, entryId);
+  return { account, key, entry, all: [account, key, entry].filter((id) => id !== undefined) };
 }
-
-/** A key has one subject for all of its requests: their ids are made once. */
-const named = new WeakMap<Subject, SubjectIds>();
 
 /** The records of a subject. */
 export function recordsOf(

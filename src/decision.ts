@@ -97,11 +97,15 @@ export function decisions(
   },
   onEnd: () => void,
 ): Decisions {
-  const open = new Map<Allowed, number>();
+  /** In the order in which they began, by a number: an object as a name would have to be given one, too. */
+  const open = new Map<number, { readonly decision: Allowed; readonly sinceMs: number }>();
+  let lastNumber = 0;
 
   function allow(grant: Grant): Allowed {
     const { subject, documents, model, cost: estimate, tokens, standing } = grant;
     const { policy } = documents.key;
+    lastNumber += 1;
+    const number = lastNumber;
     let observed: { readonly cost: Cost; readonly usage?: Usage | undefined } | undefined;
     let ended: Promise<void> | undefined;
 
@@ -109,7 +113,7 @@ export function decisions(
       const cost = costOf(given);
       assertUsage(usage);
       if (ended === undefined) {
-        open.delete(decision);
+        open.delete(number);
         onEnd();
         ended = grant.end(endingOf(outcome, cost, outcome === "voided" ? 0 : tokens, model, usage));
       }
@@ -142,7 +146,7 @@ export function decisions(
       },
       void: () => end("voided", 0),
     };
-    open.set(decision, runtime.monotonicMs());
+    open.set(number, { decision, sinceMs: runtime.monotonicMs() });
     return decision;
   }
 
@@ -151,7 +155,7 @@ export function decisions(
     count: () => open.size,
     settleOlderThan(ageMs) {
       const latest = runtime.monotonicMs() - ageMs;
-      for (const [decision, sinceMs] of [...open]) if (sinceMs <= latest) void decision.settle();
+      for (const { decision, sinceMs } of [...open.values()]) if (sinceMs <= latest) void decision.settle();
     },
   };
 }

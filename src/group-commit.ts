@@ -90,6 +90,13 @@ interface Member {
   resuming: { readonly atMs: number; readonly cancel: () => void } | undefined;
 }
 
+/** A document that may be cached. */
+interface Cached {
+  member: Member;
+  /** Since it was looked at: then it stays. A flag, because to keep them in order costs each request more. */
+  wasUsed: boolean;
+}
+
 const LANES = 4;
 
 const FACT = { isFact: true } as const;
@@ -103,8 +110,8 @@ const EVICTION_TRIES = 16;
 export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitOptions): GroupCommit {
   const { session, runtime } = options;
   const members = new Map<string, Member>();
-  /** The group of every document that may be cached, the least recently used one first. */
-  const recent = new Map<string, Member>();
+  /** Every document that may be cached, the one looked at longest ago first. */
+  const recent = new Map<string, Cached>();
   const lanes = Array.from({ length: LANES }, (): Lane => ({ ready: [], running: false }));
   const unfinished = new Set<Member>();
   let onQuiet: (() => void)[] = [];
@@ -191,7 +198,7 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
       const member = ready[taken] as Member;
       const ids = groups.choose(member.group, timeMs);
       // What waited for long may have been dropped, and comes back now.
-      for (const id of ids) if (!recent.has(id) && !id.startsWith("entry:")) recent.set(id, member);
+      for (const id of ids) if (!recent.has(id) && !id.startsWith("entry:")) keep(id, member);
       size += ids.length;
       member.phase = "in flight";
     }
@@ -201,25 +208,32 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
 
   // ── the cache ───────────────────────────────────────────────────────────────────────────────────────────
 
-  /** The group of a subject, whose documents are now the most recently used ones. */
+  /** The group of a subject, whose documents are in use now. */
   function use(subject: Subject): Member {
     const { account, key, all } = idsOf(subject);
     const anchorId = all[0] as string;
     // Room is made before new ones come in: nothing depends on them yet, and a second group of the same anchor would
     // be another process in one. An entry is only ever made once, so it has no place.
-    const fresh = isFresh(account) + isFresh(key);
-    if (fresh > 0 && recent.size + fresh > cacheSize) evict(recent.size + fresh - cacheSize);
+    const surplus = recent.size + all.length - cacheSize;
+    if (surplus > 0) evict(surplus - all.filter((id) => id.startsWith("entry:") || recent.has(id)).length);
     const member = members.get(anchorId) ?? join(anchorId);
-    for (const id of [account, key]) {
-      if (id === undefined) continue;
-      recent.delete(id);
-      recent.set(id, member);
-    }
+    if (account !== undefined) touch(account, member);
+    if (key !== undefined) touch(key, member);
     return member;
   }
 
-  function isFresh(id: string | undefined): number {
-    return id === undefined || recent.has(id) ? 0 : 1;
+  function touch(id: string, member: Member): void {
+    const known = recent.get(id);
+    if (known === undefined) {
+      keep(id, member);
+      return;
+    }
+    known.member = member;
+    known.wasUsed = true;
+  }
+
+  function keep(id: string, member: Member): void {
+    recent.set(id, { member, wasUsed: false });
   }
 
   function join(anchorId: string): Member {
@@ -230,16 +244,21 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
     return member;
   }
 
-  /** Drops the least recently used documents on which nothing depends. */
+  /** Drops documents that were not used for long and on which nothing depends. */
   function evict(surplus: number): void {
     const oldest = recent.entries();
     let left = surplus;
     for (let tries = 0; tries < EVICTION_TRIES && left > 0; tries += 1) {
       const next = oldest.next();
       if (next.done) return;
-      const [id, member] = next.value;
+      const [id, { member, wasUsed }] = next.value;
       const { group } = member;
       recent.delete(id);
+      // Where all are used between two looks, some have to go all the same.
+      if (wasUsed && tries < EVICTION_TRIES / 2) {
+        keep(id, member);
+        continue;
+      }
       const isAtRest = !unfinished.has(member) && member.phase === "at rest";
       if (groups.forget(group, id, isAtRest)) {
         left -= 1;
@@ -247,7 +266,7 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
         const isOver = isAtRest && isEmpty(group);
         if (isOver && members.get(group.anchorId) === member) members.delete(group.anchorId);
       } else {
-        recent.set(id, member);
+        keep(id, member);
       }
     }
   }
@@ -297,7 +316,7 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
 
     async subjectOf(keyId) {
       const id = keyDocumentId(keyId);
-      const owner = recent.get(id)?.group;
+      const owner = recent.get(id)?.member.group;
       const known = owner && confirmedOf(owner, id)?.record;
       const document = known === undefined ? await session.fetch(id) : undefined;
       const key = known ?? (document && parseKeyRecord(document));

@@ -1,3 +1,4 @@
+import { idsOf } from "./attempt.js";
 import { parseSecretRecord } from "./document-schemas.js";
 import { secretDocumentId } from "./documents.js";
 import type { KeySubject } from "./group-commit.js";
@@ -14,15 +15,20 @@ export function secretLookup(session: StoreSession, cacheSize: number): SecretLo
   const subjects = new Map<string, KeySubject>();
 
   return {
-    remembered: (digests) =>
-      digests.map((digest) => subjects.get(digest)).find((subject) => subject !== undefined),
+    remembered(digests) {
+      for (const digest of digests) {
+        const subject = subjects.get(digest);
+        if (subject !== undefined) return subject;
+      }
+      return undefined;
+    },
 
     async find(digests) {
       const found = await Promise.all(digests.map((digest) => session.fetch(secretDocumentId(digest))));
       for (const [index, document] of found.entries()) {
         if (document === undefined) continue;
         const { keyId, accountId } = parseSecretRecord(document);
-        const subject = { keyId, ...(accountId !== undefined && { accountId }) };
+        const subject = { keyId, accountId, ids: idsOf({ keyId, accountId }) };
         remember(subjects, digests[index] as string, subject, cacheSize);
         return subject;
       }

@@ -212,9 +212,9 @@ export const MUTANTS: readonly Mutant<Profile>[] = [
   {
     name: "the cache drops the document it hands out",
     file: "group-commit.ts",
-    find: "      recent.set(id, member);\n    }\n    return member;",
+    find: "    if (key !== undefined) touch(key, member);\n    return member;",
     replace:
-      "      recent.set(id, member);\n    }\n    if (recent.size > cacheSize) evict(recent.size - cacheSize);\n    return member;",
+      "    if (key !== undefined) touch(key, member);\n    if (recent.size > cacheSize) evict(recent.size - cacheSize);\n    return member;",
     profiles: ["pauses", "hours", "lossy"],
     caughtBy: [...BOOKS, "store-contract", "documents-are-sound"],
   },

@@ -180,7 +180,6 @@ describe("the source", () => {
 
   /** Caches of what is pure, the same for everybody, whoever asked first; and numbers of calls to a store. */
   const KNOWN = [
-    "attempt.ts: named",
     "cycle.ts: formatters",
     "policy.ts: compiled",
     "rates.ts: workedOut",
