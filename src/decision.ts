@@ -8,6 +8,7 @@ import { isModelAllowed } from "./models.js";
 import type { Facts } from "./policy.js";
 import type { QuotaStatus } from "./quota.js";
 import type { Refusal } from "./refusal.js";
+import { enter, leave, newRoster, valuesOf } from "./roster.js";
 import type { Runtime } from "./runtime.js";
 import { type Ending, settle } from "./settle.js";
 import type { Count } from "./tally.js";
@@ -97,15 +98,11 @@ export function decisions(
   },
   onEnd: () => void,
 ): Decisions {
-  /** In the order in which they began, by a number: an object as a name would have to be given one, too. */
-  const open = new Map<number, { readonly decision: Allowed; readonly sinceMs: number }>();
-  let lastNumber = 0;
+  const open = newRoster<{ readonly decision: Allowed; readonly sinceMs: number }>();
 
   function allow(grant: Grant): Allowed {
     const { subject, documents, model, cost: estimate, tokens, standing } = grant;
     const { policy } = documents.key;
-    lastNumber += 1;
-    const number = lastNumber;
     let observed: { readonly cost: Cost; readonly usage?: Usage | undefined } | undefined;
     let ended: Promise<void> | undefined;
 
@@ -113,7 +110,7 @@ export function decisions(
       const cost = costOf(given);
       assertUsage(usage);
       if (ended === undefined) {
-        open.delete(number);
+        leave(open, entry);
         onEnd();
         ended = grant.end(endingOf(outcome, cost, outcome === "voided" ? 0 : tokens, model, usage));
       }
@@ -146,7 +143,7 @@ export function decisions(
       },
       void: () => end("voided", 0),
     };
-    open.set(number, { decision, sinceMs: runtime.monotonicMs() });
+    const entry = enter(open, { decision, sinceMs: runtime.monotonicMs() });
     return decision;
   }
 
@@ -155,7 +152,7 @@ export function decisions(
     count: () => open.size,
     settleOlderThan(ageMs) {
       const latest = runtime.monotonicMs() - ageMs;
-      for (const { decision, sinceMs } of [...open.values()]) if (sinceMs <= latest) void decision.settle();
+      for (const { decision, sinceMs } of valuesOf(open)) if (sinceMs <= latest) void decision.settle();
     },
   };
 }

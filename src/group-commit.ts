@@ -86,6 +86,8 @@ interface Member {
   readonly lane: Lane;
   /** `in flight`: the lane decides, writes or confirms it. */
   phase: "at rest" | "ready" | "in flight";
+  /** Something of it is to be written, or to be found out. */
+  isUnfinished: boolean;
   /** The timer that will look after it. */
   resuming: { readonly atMs: number; readonly cancel: () => void } | undefined;
 }
@@ -113,7 +115,8 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
   /** Every document that may be cached, the one looked at longest ago first. */
   const recent = new Map<string, Cached>();
   const lanes = Array.from({ length: LANES }, (): Lane => ({ ready: [], running: false }));
-  const unfinished = new Set<Member>();
+  /** Groups of which something is to be written, or to be found out. */
+  let unfinished = 0;
   let onQuiet: (() => void)[] = [];
   let lastSeq = 0;
   let processId: string | undefined;
@@ -143,7 +146,8 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
   // ── lanes ───────────────────────────────────────────────────────────────────────────────────────────────
 
   function schedule(member: Member): void {
-    unfinished.add(member);
+    if (!member.isUnfinished) unfinished += 1;
+    member.isUnfinished = true;
     if (member.phase !== "at rest") return;
     const pauseMs = groups.pauseMs(member.group);
     if (pauseMs > 0) {
@@ -166,7 +170,7 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
     const cancel = runtime.setTimer(
       () => {
         member.resuming = undefined;
-        if (unfinished.has(member)) schedule(member);
+        if (member.isUnfinished) schedule(member);
       },
       pauseMs,
       // Who waits for something must not see the process end.
@@ -182,11 +186,16 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
       for (const member of batch) {
         member.phase = "at rest";
         if (isUnfinished(member.group)) schedule(member);
-        else unfinished.delete(member);
+        else finish(member);
       }
-      if (unfinished.size === 0) for (const quiet of onQuiet.splice(0)) quiet();
+      if (unfinished === 0) for (const quiet of onQuiet.splice(0)) quiet();
     }
     lane.running = false;
+  }
+
+  function finish(member: Member): void {
+    if (member.isUnfinished) unfinished -= 1;
+    member.isUnfinished = false;
   }
 
   /** As many groups as fit into one statement, with the documents that each of them chose. */
@@ -239,7 +248,7 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
   function join(anchorId: string): Member {
     const group = groups.make(anchorId);
     const lane = lanes[laneOf(anchorId)] as Lane;
-    const member: Member = { group, lane, phase: "at rest", resuming: undefined };
+    const member: Member = { group, lane, phase: "at rest", isUnfinished: false, resuming: undefined };
     members.set(anchorId, member);
     return member;
   }
@@ -259,7 +268,7 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
         keep(id, member);
         continue;
       }
-      const isAtRest = !unfinished.has(member) && member.phase === "at rest";
+      const isAtRest = !member.isUnfinished && member.phase === "at rest";
       if (groups.forget(group, id, isAtRest)) {
         left -= 1;
         // Who has still to read its anchor is empty, too. By then there may be another one of the same anchor.
@@ -344,7 +353,7 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
         writeCounts(member.group);
         if (isUnfinished(member.group)) schedule(member);
       }
-      if (unfinished.size > 0) {
+      if (unfinished > 0) {
         const { promise, resolve } = withResolvers<void>();
         onQuiet.push(resolve);
         const cancel = runtime.setTimer(resolve, timeoutMs);
@@ -352,7 +361,10 @@ export function groupCommit({ nameProcess, cacheSize, ...options }: GroupCommitO
         cancel();
         onQuiet = onQuiet.filter((quiet) => quiet !== resolve);
       }
-      return [...unfinished].reduce((sum, { group }) => sum + countUnsettled(group), 0);
+      let unsettled = 0;
+      for (const { group, isUnfinished } of members.values())
+        if (isUnfinished) unsettled += countUnsettled(group);
+      return unsettled;
     },
 
     letGo() {

@@ -1,4 +1,5 @@
 import { isKeystileError, KeystileError } from "./errors.js";
+import { enter, leave, newRoster, valuesOf } from "./roster.js";
 import type { Runtime } from "./runtime.js";
 import type { Document, ListQuery, Store, Write, WriteResult } from "./store.js";
 
@@ -44,22 +45,21 @@ export function storeSession(store: Store, runtime: Runtime, storeTimeoutMs: num
   let heardAtMs = Number.NEGATIVE_INFINITY;
   let certainAtMs = Number.NEGATIVE_INFINITY;
   let roundTripMs = 0;
-  /** What has no reply yet, the oldest first. One timer watches all, because one for each costs more than the rest of it. */
-  const open = new Set<OpenCall>();
+  /** What has no reply yet. One timer watches all, because one for each costs more than the rest of it. */
+  const open = newRoster<OpenCall>();
   let cancelWatch: (() => void) | undefined;
 
   function inTime<T>(invoke: () => Promise<T>): Promise<T> {
     return new Promise((resolve, reject) => {
-      const call: OpenCall = { untilMs: runtime.monotonicMs() + storeTimeoutMs, fail };
+      const entry = enter(open, { untilMs: runtime.monotonicMs() + storeTimeoutMs, fail });
       function fail(error: unknown): void {
-        open.delete(call);
+        leave(open, entry);
         reject(asFault(error));
       }
-      open.add(call);
       watch(storeTimeoutMs);
       try {
         invoke().then((reply) => {
-          open.delete(call);
+          leave(open, entry);
           resolve(reply);
         }, fail);
       } catch (error) {
@@ -75,11 +75,10 @@ export function storeSession(store: Store, runtime: Runtime, storeTimeoutMs: num
   function giveUpLate(): void {
     cancelWatch = undefined;
     const time = runtime.monotonicMs();
-    for (const { untilMs, fail } of open) {
+    for (const { untilMs, fail } of valuesOf(open)) {
       if (untilMs <= time) fail(timedOut(storeTimeoutMs));
     }
-    const [oldest] = open;
-    if (oldest !== undefined) watch(oldest.untilMs - time);
+    if (open.first !== undefined) watch(open.first.value.untilMs - time);
   }
 
   function rest(): void {
