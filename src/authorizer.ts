@@ -266,6 +266,7 @@ export function authorizer(
   }
 
   function families(model: Facts["model"]): readonly string[] {
+    if (typeof model === "string") return [familyOf(model)];
     const named = familiesOf({ model }).map(familyOf);
     return named.length < 2 ? named : [...new Set(named)];
   }

@@ -37,11 +37,17 @@ export function withEntries<T>(
   entries: Readonly<Record<string, T>>,
   more: Readonly<Record<string, T>>,
 ): Readonly<Record<string, T>> {
-  const names = Object.keys(more);
-  if (names.length === 0) return entries;
+  if (countOf(more) === 0) return entries;
   const copy = copyEntries(entries);
-  for (const name of names) copy[name] = more[name] as T;
+  for (const name in more) if (Object.hasOwn(more, name)) copy[name] = more[name] as T;
   return copy;
+}
+
+/** How many entries there are. `Object.keys` makes a list of them each time. */
+export function countOf(entries: object): number {
+  let count = 0;
+  for (const name in entries) if (Object.hasOwn(entries, name)) count += 1;
+  return count;
 }
 
 /** Members that are there and undefined say nothing. */

@@ -130,21 +130,31 @@ function isOneWord(value: string, start: number): boolean {
 function fieldValues(headers: unknown, name: string): readonly unknown[] {
   if (typeof headers !== "object" || headers === null) return [];
   if (Array.isArray(headers)) {
-    return headers.filter((_, at) => at % 2 === 1 && isName(headers[at - 1], name));
+    const values: unknown[] = [];
+    for (let at = 1; at < headers.length; at += 2)
+      if (isName(headers[at - 1], name) && at in headers) values.push(headers[at]);
+    return values;
   }
   if ("get" in headers && typeof headers.get === "function") {
     return present(headers.get(name));
   }
   const record = headers as Readonly<Record<string, unknown>>;
-  const names = Object.keys(record).filter((key) => isName(key, name));
-  return names.flatMap((key) => present(record[key]));
+  let values = NONE;
+  for (const key in record) {
+    if (!isName(key, name) || !Object.hasOwn(record, key)) continue;
+    const more = present(record[key]);
+    values = values.length === 0 ? more : [...values, ...more];
+  }
+  return values;
 }
+
+const NONE: readonly unknown[] = [];
 
 function isName(key: unknown, name: string): boolean {
   return typeof key === "string" && key.length === name.length && key.toLowerCase() === name;
 }
 
 function present(value: unknown): readonly unknown[] {
-  if (value === undefined || value === null) return [];
+  if (value === undefined || value === null) return NONE;
   return Array.isArray(value) ? value : [value];
 }

@@ -1,4 +1,4 @@
-import { copyOf, withEntries } from "./copies.js";
+import { copyOf, countOf, withEntries } from "./copies.js";
 import { assertAmount, assertCost } from "./cost.js";
 import type { AccountRecord, Amounts, Cost, Documents, KeyRecord, Ledger } from "./documents.js";
 import { KeystileError } from "./errors.js";
@@ -89,9 +89,10 @@ export interface Weighed {
 }
 
 /** Where limits and quota stand after a decision. */
-export function standingAfter({ seen }: Weighed): Standing {
-  const { key, account } = seen.documents;
-  return { limits: limitsOf(key, account, seen.families, seen.now), quota: quotaStatus(seen.documents) };
+export function standingAfter({ seen, answer }: Weighed): Standing {
+  const { documents, families, now } = seen;
+  const { key, account } = documents;
+  return { limits: limitsOf(key, account, families, now, answer.allowed), quota: quotaStatus(documents) };
 }
 
 /** The part of `decide` that decides, of a request that has every member itself. */
@@ -181,7 +182,7 @@ function isFree(
   { key: own, account: shared }: { key: Amounts; account: Amounts },
 ): boolean {
   const limits = key.policy.limits.length + (account?.policy.limits.length ?? 0);
-  return limits === 0 && Object.keys(own).length === 0 && Object.keys(shared).length === 0;
+  return limits === 0 && countOf(own) === 0 && countOf(shared) === 0;
 }
 
 /** A key that names an account is judged with it or not at all. */
@@ -197,15 +198,20 @@ function assertAccount({ key, account }: Documents): void {
 /** How a key stands after a decision. */
 export type Standing = Pick<Granted, "limits" | "quota">;
 
-/** Where the limits of a key stand, and those that its account shares. */
+/**
+ * Where the limits of a key stand, and those that its account shares.
+ *
+ * @param isFresh whether a request was let in by them at that instant
+ */
 export function limitsOf(
   key: KeyRecord,
   account: AccountRecord | undefined,
   families: readonly string[],
   now: number,
+  isFresh = false,
 ): readonly LimitStatus[] {
-  const own = limitStatus(key, families, now, ratePercentOf(key, account));
-  return account === undefined ? own : [...own, ...limitStatus(account, families, now)];
+  const own = limitStatus(key, families, now, ratePercentOf(key, account), isFresh);
+  return account === undefined ? own : [...own, ...limitStatus(account, families, now, 100, isFresh)];
 }
 
 /** What limits per model count this request by. A model that could not be told counts as one of its own. */

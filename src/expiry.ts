@@ -1,3 +1,4 @@
+import { countOf } from "./copies.js";
 import {
   COLLECTED_KEPT_MS,
   type CollectedEntry,
@@ -22,7 +23,7 @@ type Expiring = Ledger & {
  */
 export function expireHolds<L extends Expiring>(ledger: L, now: number, ratePercent = 100): L {
   const { nodes, collected } = ledger;
-  if (!hasDue(nodes, now) && Object.keys(collected).length === 0) return ledger;
+  if (!hasDue(nodes, now) && countOf(collected) === 0) return ledger;
   return forget(collect(ledger, now, ratePercent), now);
 }
 
@@ -42,7 +43,7 @@ export function mayBeForgotten(ledger: Ledger, renewByMs: number): boolean {
 }
 
 function isHolding({ open, held }: NodeEntry): boolean {
-  return open > 0 || Object.keys(held).length > 0;
+  return open > 0 || countOf(held) > 0;
 }
 
 function collect<L extends Expiring>(ledger: L, now: number, ratePercent: number): L {

@@ -1,4 +1,5 @@
-import { type AccountRecord, type Amounts, isKey, type KeyRecord, type Ledger } from "./documents.js";
+import { countOf } from "./copies.js";
+import { type AccountRecord, isKey, type KeyRecord, type Ledger } from "./documents.js";
 import { KeystileError } from "./errors.js";
 import { mergeModels } from "./tally.js";
 
@@ -41,15 +42,13 @@ function isWithin(record: object, mostBytes: number): boolean {
 
 /** Everything in a record of which there may be many. */
 function countEntries(record: KeyRecord | AccountRecord): number {
-  let entries = Object.keys(record.levels).length;
-  for (const node of Object.keys(record.nodes)) entries += 1 + countOf(record.nodes[node]?.held);
-  for (const node of Object.keys(record.collected)) entries += 1 + countOf(record.collected[node]?.collected);
-  if (isKey(record) && record.tally) entries += Object.keys(record.tally.models).length;
+  const { levels, nodes, collected } = record;
+  let entries = countOf(levels);
+  for (const node in nodes) if (Object.hasOwn(nodes, node)) entries += 1 + countOf(nodes[node]?.held ?? {});
+  for (const node in collected)
+    if (Object.hasOwn(collected, node)) entries += 1 + countOf(collected[node]?.collected ?? {});
+  if (isKey(record) && record.tally) entries += countOf(record.tally.models);
   return entries;
-}
-
-function countOf(amounts: Amounts = {}): number {
-  return Object.keys(amounts).length;
 }
 
 /** As if the memory were over. */

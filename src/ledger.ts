@@ -1,4 +1,4 @@
-import { copyOf, withEntry } from "./copies.js";
+import { copyOf, countOf, withEntry } from "./copies.js";
 import { type Amounts, type Ledger, MAX_NODES, MAX_VISITORS, type NodeEntry } from "./documents.js";
 import { KeystileError } from "./errors.js";
 
@@ -91,7 +91,7 @@ export function withNode<L extends Ledger>(ledger: L, node: string, entry: NodeE
  * change or correct something. @throws KeystileError `document_full`
  */
 export function newEntry(ledger: Ledger, most: number = MAX_NODES + MAX_VISITORS): NodeEntry {
-  if (Object.keys(ledger.nodes).length >= most) {
+  if (countOf(ledger.nodes) >= most) {
     throw new KeystileError(
       "document_full",
       `More than ${MAX_NODES} processes hold requests of one key or account.`,
@@ -107,7 +107,8 @@ export function isPurse(name: string): boolean {
 
 /** The amounts of money. */
 export function pursesOf(amounts: Amounts): Amounts {
-  return Object.keys(amounts).every(isPurse) ? amounts : pick(amounts, isPurse);
+  for (const name in amounts) if (!isPurse(name)) return pick(amounts, isPurse);
+  return amounts;
 }
 
 /** The amounts of some names. */
@@ -122,8 +123,7 @@ export function pick(amounts: Amounts, keeps: (name: string) => boolean): Amount
  * there is nothing to add.
  */
 export function add(to: Amounts, amounts: Amounts, sign: 1 | -1): Amounts {
-  const names = Object.keys(amounts);
-  if (names.length === 0) return to;
+  if (countOf(amounts) === 0) return to;
   // Never deleted from: objects that lost a member are slow from then on.
   const sum: Record<string, number> = {};
   for (const name in to) {
@@ -131,9 +131,10 @@ export function add(to: Amounts, amounts: Amounts, sign: 1 | -1): Amounts {
     const total = plus(to[name] as number, sign * amountOf(amounts, name));
     if (total !== 0) sum[name] = total;
   }
-  for (const name of names) {
+  for (const name in amounts) {
+    if (!Object.hasOwn(amounts, name) || Object.hasOwn(to, name)) continue;
     const value = amounts[name] as number;
-    if (value !== 0 && !Object.hasOwn(to, name)) sum[name] = plus(0, sign * value);
+    if (value !== 0) sum[name] = plus(0, sign * value);
   }
   return sum;
 }

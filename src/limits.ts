@@ -197,15 +197,20 @@ export function drained({ perWindow }: Rate, bucket: Level | undefined, now: num
   return { level, atMs: Math.max(now, bucket.atMs) };
 }
 
-/** Where every limit of a document stands for these families, in the order of its policy. */
+/**
+ * Where every limit of a document stands for these families, in the order of its policy.
+ *
+ * @param isFresh whether it is what `takeRequest` has left of it at that instant
+ */
 export function limitStatus(
   ledger: Limited,
   families: readonly string[],
   now: number,
   ratePercent = 100,
+  isFresh = false,
 ): readonly LimitStatus[] {
   const limits = ratesOf(ledger.policy.limits, ratePercent);
-  const known = undrained(ledger, limits, now);
+  const known = isFresh ? ledger.levels : undrained(ledger, limits, now);
   const statuses: LimitStatus[] = [];
   for (const limit of limits.all) {
     if (typeof limit === "number") {
@@ -283,13 +288,20 @@ function hasRoom(levels: KeyRecord["levels"], more = 1): boolean {
 /** The buckets in which something is left; the others need not be remembered. */
 function undrained(ledger: Ledger, { rates }: Rates, now: number): Record<string, Level> {
   const kept: Record<string, Level> = {};
-  for (const name of Object.keys(ledger.levels)) {
-    const bucket = ledger.levels[name] as Level;
-    const rate = rates.find((one) => isBucketOf(one, name));
+  const { levels } = ledger;
+  for (const name in levels) {
+    if (!Object.hasOwn(levels, name)) continue;
+    const bucket = levels[name] as Level;
+    const rate = rateFor(rates, name);
     if (rate === undefined) continue;
     if (drained(rate, bucket, now).level > 0 || heldOf(ledger, name) > 0) kept[name] = bucket;
   }
   return kept;
+}
+
+function rateFor(rates: readonly Rate[], bucket: string): Rate | undefined {
+  for (const rate of rates) if (isBucketOf(rate, bucket)) return rate;
+  return undefined;
 }
 
 function isFull(ledger: Ledger, { all, rates }: Rates): boolean {

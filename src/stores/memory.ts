@@ -34,19 +34,22 @@ export function memoryStore(options: MemoryStoreOptions = {}): Store {
   }
 
   function writeGroup(group: readonly Write[]): WriteResult {
-    const holds = group.every(({ id, expected }) => (kept.get(id)?.version ?? 0) === expected);
-    if (!holds) return { written: false, current: group.flatMap(({ id }) => find(id)) };
-    const versions = group.map(({ id, expected, set, owner }) => {
-      if (set === undefined) return expected;
-      if (set === null) {
-        kept.delete(id);
-        return 0;
-      }
-      revision += 1;
-      kept.set(id, { version: revision, owner, body: set });
-      return revision;
-    });
-    return { written: true, versions };
+    for (const { id, expected } of group) {
+      if ((kept.get(id)?.version ?? 0) !== expected)
+        return { written: false, current: group.flatMap((write) => find(write.id)) };
+    }
+    return { written: true, versions: group.map(writeOne) };
+  }
+
+  function writeOne({ id, expected, set, owner }: Write): number {
+    if (set === undefined) return expected;
+    if (set === null) {
+      kept.delete(id);
+      return 0;
+    }
+    revision += 1;
+    kept.set(id, { version: revision, owner, body: set });
+    return revision;
   }
 
   return {
