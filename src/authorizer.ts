@@ -119,11 +119,10 @@ export function authorizer(
   /** Reads what a request presents, or says why it presents nothing. */
   function present({ headers, address: peer, method, url, scopes }: Arrival): Presented | Refused {
     assertOpen();
-    const address = addressOf(peer, headers);
     if (countAddress !== undefined) {
       // By the process's own clock: the store's is not known before it was heard, and may be set.
       const timeMs = Math.floor(runtime.monotonicMs());
-      const { waitMs, status } = countAddress(address, timeMs);
+      const { waitMs, status } = countAddress(addressOf(peer, headers), timeMs);
       if (waitMs > 0) {
         const refusal = refuse("address_rate_limited", { retryAfterMs: waitMs });
         const resetAtMs = status.resetAtMs - timeMs + session.now();
@@ -137,7 +136,7 @@ export function authorizer(
     if (!isSecret(secret, prefixes) || (checksum === "require" && !hasValidChecksum(secret))) {
       return refused(refuse("credential_malformed"));
     }
-    return { method, url, scopes, address, digests: digestsOf(secret, peppers) };
+    return { method, url, scopes, address: addressOf(peer, headers), digests: digestsOf(secret, peppers) };
   }
 
   function addressOf(peer: string | undefined, headers: HeaderSource): Address | undefined {
@@ -299,7 +298,7 @@ export function authorizer(
       const { reason, status } = refusal;
       events.emit({ type: "request.refused", ...(key && { keyId: key.id }), reason, status });
     }
-    return { allowed: false, refusal, limits, ...(key && { key }) };
+    return key === undefined ? { allowed: false, refusal, limits } : { allowed: false, refusal, limits, key };
   }
 
   return {

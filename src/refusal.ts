@@ -127,8 +127,9 @@ export const REFUSALS: Readonly<Record<Reason, Row>> = {
 /** Makes the refusal for a reason. */
 export function refuse(
   reason: Reason,
-  details: Pick<Refusal, "retryAfterMs" | "held" | "resetAtMs" | "rule"> = {},
+  details?: Pick<Refusal, "retryAfterMs" | "held" | "resetAtMs" | "rule">,
 ): Refusal {
   const [status, type, code, message] = REFUSALS[reason];
-  return { reason, status, type, code, message, ...details };
+  const refusal = { reason, status, type, code, message };
+  return details === undefined ? refusal : { ...refusal, ...details };
 }

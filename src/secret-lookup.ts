@@ -24,12 +24,18 @@ export function secretLookup(session: StoreSession, cacheSize: number): SecretLo
     },
 
     async find(digests) {
-      const found = await Promise.all(digests.map((digest) => session.fetch(secretDocumentId(digest))));
-      for (const [index, document] of found.entries()) {
+      const ids = digests.map(secretDocumentId);
+      // Of most secrets there is one digest, and a list of promises costs more than the promise.
+      const found =
+        ids.length === 1
+          ? [await session.fetch(ids[0] as string)]
+          : await Promise.all(ids.map((id) => session.fetch(id)));
+      for (let at = 0; at < found.length; at += 1) {
+        const document = found[at];
         if (document === undefined) continue;
         const { keyId, accountId } = parseSecretRecord(document);
         const subject = { keyId, accountId, ids: idsOf({ keyId, accountId }) };
-        remember(subjects, digests[index] as string, subject, cacheSize);
+        remember(subjects, digests[at] as string, subject, cacheSize);
         return subject;
       }
       return undefined;

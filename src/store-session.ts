@@ -199,7 +199,8 @@ function sharedReads(
     let answer = asked.get(id);
     if (answer === undefined) {
       if (asked.size >= MAX_ASKED) return Promise.reject(overloaded());
-      answer = { ...withResolvers(), deadlineMs: runtime.monotonicMs() + storeTimeoutMs };
+      const { promise, resolve, reject } = withResolvers<Document | undefined>();
+      answer = { promise, resolve, reject, deadlineMs: runtime.monotonicMs() + storeTimeoutMs };
       asked.set(id, answer);
     }
     if (!reading) {
@@ -222,9 +223,10 @@ function sharedReads(
   async function drain(): Promise<void> {
     while (asked.size > 0) {
       giveUpLate();
-      const batch = [...asked].slice(0, READ_BATCH);
-      if (batch.length === 0) break;
-      asked = new Map([...asked].slice(READ_BATCH));
+      const all = [...asked];
+      if (all.length === 0) break;
+      const batch = all.slice(0, READ_BATCH);
+      asked = new Map(all.slice(READ_BATCH));
       try {
         const documents = await read(batch.map(([id]) => id));
         for (const [id, answer] of batch) answer.resolve(documents.get(id));
