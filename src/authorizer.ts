@@ -169,13 +169,15 @@ export function authorizer(
     throw new KeystileError("document_invalid", "A secret's key document is missing from the store.");
   }
 
-  /** What is cached may let a request go on, and never refuses one. */
+  /** By cached documents, which are not judged here: they may let a request go on, and refuse none. */
   function locateCached(facts: Presented): Found | undefined {
     const subject = session.isStale() ? undefined : secrets.remembered(facts.digests);
     const documents = subject && commit.cached(subject);
-    if (subject === undefined || documents === undefined) return undefined;
-    const isAllowed = evaluateArrival(documents, facts, session.now(), rules).allowed;
-    return isAllowed ? { subject, documents, facts } : undefined;
+    return subject && documents && { subject, documents, facts };
+  }
+
+  function mayArrive({ documents, facts }: Found): boolean {
+    return evaluateArrival(documents, facts, session.now(), rules).allowed;
   }
 
   async function judgeFresh(subject: KeySubject, facts: Presented): Promise<Found | Refused | undefined> {
@@ -305,7 +307,8 @@ export function authorizer(
     async identify(arrival) {
       const facts = present(arrival);
       if (isRefused(facts)) return facts;
-      const found = locateCached(facts) ?? (await locate(facts));
+      const known = locateCached(facts);
+      const found = known !== undefined && mayArrive(known) ? known : await locate(facts);
       if (isRefused(found)) return found;
       return {
         allowed: true,
@@ -319,6 +322,7 @@ export function authorizer(
       const asked = typeof cost === "object" ? { ...request, cost: copied(cost) as Cost } : request;
       const facts = present(request);
       if (isRefused(facts)) return facts;
+      // What is confirmed in the end judges all of it, so what is cached need not be judged before.
       const found = locateCached(facts) ?? (await locate(facts));
       return isRefused(found) ? found : await admit(found, asked);
     },
