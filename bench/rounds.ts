@@ -14,6 +14,8 @@ export interface Entry {
   readonly part: string;
   readonly subject: string;
   readonly address?: string;
+  /** How long it is asked before what it does counts. Unless told, for half as long as a round. */
+  readonly warmUpSeconds?: number;
 }
 
 /** What was measured of one contender in one scenario; one value a round. */
@@ -41,7 +43,7 @@ process.once("exit", () => {
   for (const child of running) child.kill("SIGKILL");
 });
 
-/** Every contender has one process for all of its scenarios. One round more, of half the time, warms up. */
+/** Every contender has one process for all of its scenarios. One round more warms up. */
 export async function measureRounds(entries: readonly Entry[], { rounds, seconds }: Pace): Promise<Series[]> {
   const workers = new Map<string, Worker>();
   const samples = entries.map((): Sample[] => []);
@@ -58,7 +60,7 @@ export async function measureRounds(entries: readonly Entry[], { rounds, seconds
           const worker = workers.get(idOf(entry)) as Worker;
           const sample = await worker.measure({
             ...entry.load,
-            seconds: round === 0 ? seconds / 2 : seconds,
+            seconds: round === 0 ? (entry.warmUpSeconds ?? seconds / 2) : seconds,
           });
           if (round > 0) samples[n]?.push(sample);
         }

@@ -2,6 +2,7 @@ import type { Admission, Arrival, Identified } from "./authorizer.js";
 import { headerValues } from "./credential.js";
 import type { Allowed, Refused } from "./decision.js";
 import { isKeystileError, KeystileError } from "./errors.js";
+import { gathering } from "./gathering.js";
 import { checkGuardOptions, type GuardOptions, type ObservingOptions } from "./guard-options.js";
 import {
   type Answer,
@@ -112,6 +113,7 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R> | Observ
     throw new KeystileError("invalid_options", "gate: expected what createKeystile() returned.");
   }
   checkGuardOptions(options);
+  const gathered = gathering();
   const { prices, stripUsageChunk = false, maxBodyBytes = 10_485_760 } = options as GuardOptions<R>;
 
   async function arrive(arriving: Arriving<R>): Promise<Answered | Arrived> {
@@ -121,44 +123,51 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R> | Observ
       const answer = { status: 204, headers: requestIdHeaders(requestId), body: "" };
       return { answer, judged: { would: "answer" } };
     }
-    const form = errorForm(url, headers);
+    const about = { requestId, form: errorForm(url, headers), gate };
     const address =
       options.address === undefined ? arriving.address : atOnce("address", options.address(request));
     const scopes =
       typeof options.scopes === "function" ? atOnce("scopes", options.scopes(request)) : options.scopes;
-
-    function refused(decision: Refused): Answered {
-      const answer = renderRefusal(decision, { requestId, wire: gate.wire, form });
-      return { answer, judged: { would: "refuse", decision } };
-    }
-
-    return orFault({ requestId, form, gate }, async () => {
+    await gathered();
+    try {
       const identified = await gate.identify({ headers, method, url, address, scopes });
-      if (!identified.allowed) return refused(identified);
-      return {
-        admit: (read) =>
-          orFault({ requestId, form, gate }, async () => {
-            const isUnread = isBodiless(method) && arriving.isBodied !== true;
-            const body = isUnread ? { bytes: undefined } : await read(maxBodyBytes);
-            const asked = await judge(arriving, body, identified);
-            const decision = await identified.admit(asked.admission);
-            if (!decision.allowed) return refused(decision);
-            const told = {
-              ...rateLimitHeaders(decision.limits, gate.wire.rateLimitHeaders),
-              ...requestIdHeaders(requestId),
-            };
-            const { meter, end } = answering(method, decision, asked, options);
-            return { decision, headers: told, meter, end };
-          }),
-      };
-    });
+      if (!identified.allowed) return refused(identified, about);
+      return { admit: (read) => admit(arriving, identified, about, read) };
+    } catch (error) {
+      return faulted(error, about);
+    }
   }
 
-  async function judge(arriving: Arriving<R>, read: ReadBody, { resolve }: Identified): Promise<Asked> {
+  async function admit(
+    arriving: Arriving<R>,
+    identified: Identified,
+    about: About,
+    read: ReadsBody,
+  ): Promise<Answered | Admitted> {
+    try {
+      const { method } = arriving;
+      const isUnread = isBodiless(method) && arriving.isBodied !== true;
+      const body = isUnread ? UNREAD : await read(maxBodyBytes);
+      const judged = judge(arriving, body, identified);
+      const asked = judged instanceof Promise ? await judged : judged;
+      const decision = await identified.admit(asked.admission);
+      if (!decision.allowed) return refused(decision, about);
+      const headers = rateLimitHeaders(decision.limits, gate.wire.rateLimitHeaders);
+      headers["x-request-id"] = about.requestId;
+      headers["request-id"] = about.requestId;
+      const { meter, end } = answering(method, decision, asked, options);
+      return { decision, headers, meter, end };
+    } catch (error) {
+      return faulted(error, about);
+    }
+  }
+
+  function judge(arriving: Arriving<R>, read: ReadBody, { resolve }: Identified): Asked | Promise<Asked> {
     const { request, method, url } = arriving;
     const { bytes: body, headers = arriving.headers } = read;
     const { cost = 1, tokens = 0 } = options;
-    const isAsked = prices !== undefined || [options.model, cost, tokens].some(isFunction);
+    const isCounting = typeof cost === "function" || typeof tokens === "function";
+    const isAsked = prices !== undefined || isCounting || typeof options.model === "function";
     const value = isAsked && body !== undefined ? (read.value ?? parseJsonBody(headers, body)) : undefined;
     const isUnread = body === undefined && arriving.isBodied === true;
     const named = (): Admission["model"] =>
@@ -166,12 +175,7 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R> | Observ
     const model =
       options.model === undefined ? named() : atOnce("model", options.model(request, value, named));
     if (prices === undefined) {
-      const admission = {
-        model,
-        cost: typeof cost === "function" ? await cost(request, value) : cost,
-        tokens: typeof tokens === "function" ? await tokens(request, value) : tokens,
-      };
-      return { admission };
+      return isCounting ? counted(request, value, model) : { admission: { model, cost, tokens } };
     }
     // What nothing is generated for costs nothing but a price per request, however the path names a model.
     const isBrought = isUnread || (body?.byteLength ?? 0) > 0 || mayHaveBody(method, arriving.headers);
@@ -182,6 +186,16 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R> | Observ
     const admission = { model, cost: estimate.cost, tokens: estimate.tokens };
     // Asked now: the handler may change what was parsed.
     return { admission, estimate, strips: stripUsageChunk && leavesUsageOut(value) };
+  }
+
+  async function counted(request: R, value: unknown, model: Admission["model"]): Promise<Asked> {
+    const { cost = 1, tokens = 0 } = options;
+    const admission = {
+      model,
+      cost: typeof cost === "function" ? await cost(request, value) : cost,
+      tokens: typeof tokens === "function" ? await tokens(request, value) : tokens,
+    };
+    return { admission };
   }
 
   async function pass(arriving: Arriving<R>, read: ReadsBody): Promise<Answered | Passed> {
@@ -203,18 +217,24 @@ interface Asked {
   readonly strips?: boolean;
 }
 
-async function orFault<T>(
-  about: { readonly requestId: string; readonly form: ErrorForm; readonly gate: Keystile },
-  run: () => Promise<T>,
-): Promise<T | Answered> {
-  try {
-    return await run();
-  } catch (error) {
-    if (!isKeystileError(error)) throw error;
-    const { code } = error;
-    about.gate.emit({ type: "request.faulted", requestId: about.requestId, code });
-    return { answer: renderFault(about), judged: { would: "fail", code, error } };
-  }
+/** What an answer to a request is made of, besides the decision. */
+interface About {
+  readonly requestId: string;
+  readonly form: ErrorForm;
+  readonly gate: Keystile;
+}
+
+function refused(decision: Refused, { requestId, form, gate }: About): Answered {
+  const answer = renderRefusal(decision, { requestId, wire: gate.wire, form });
+  return { answer, judged: { would: "refuse", decision } };
+}
+
+/** @throws what was thrown, unless it is a fault */
+function faulted(error: unknown, about: About): Answered {
+  if (!isKeystileError(error)) throw error;
+  const { code } = error;
+  about.gate.emit({ type: "request.faulted", requestId: about.requestId, code });
+  return { answer: renderFault(about), judged: { would: "fail", code, error } };
 }
 
 /** How the answer to a request is metered, and its decision ended. */
@@ -270,10 +290,7 @@ function generatesNothing({ method, url, headers }: Arriving<unknown>, isBrought
   return method === "POST" && /^[^?#;]*(?:\/count_tokens|\/input_tokens|:countTokens)(?:[?#]|$)/.test(url);
 }
 
-function isFunction(option: unknown): boolean {
-  return typeof option === "function";
-}
-
+const UNREAD: ReadBody = { bytes: undefined };
 const NO_BYTES = new Uint8Array();
 
 /** Stands for a body that is there, declared nowhere, and was not read. */
