@@ -1,5 +1,5 @@
 import { joinBytes } from "./body.js";
-import type { Arriving, Guard, Marks, ReadsBody } from "./guard.js";
+import type { Answered, Arriving, Guard, Marks, Passed, ReadsBody } from "./guard.js";
 import type { Answer } from "./http.js";
 import type { AnswerEnd } from "./metering.js";
 import { meterResponse } from "./response-meter.js";
@@ -86,20 +86,23 @@ const CLIENT_GONE: unique symbol = Symbol("The client went away while its body w
  * @throws what the functions in the options throw; nothing is held then
  */
 export async function passExchange<R>(guard: Guard<R>, exchange: Exchange<R>): Promise<Marks | undefined> {
-  const { incoming, response } = exchange;
-  const {
-    read = async (maxBytes, signal) => ({ bytes: await peekBody(incoming, maxBytes, signal) }),
-    send = (answer) => respond(response, answer),
-    setHeader = (name, value) => response.setHeader(name, value),
-  } = exchange;
+  const { incoming, response, send, setHeader } = exchange;
+  const read: ReadsBody =
+    exchange.read ?? (async (maxBytes, signal) => ({ bytes: await peekBody(incoming, maxBytes, signal) }));
   // What nobody has read by then would keep the next request on this connection waiting.
   response.on("close", () => void incoming.resume());
 
   const arriving = incoming.stream?.endAfterHeaders === false ? { ...exchange, isBodied: true } : exchange;
-  const passed = await guard.pass(arriving, read).catch(orGone);
-  if (passed === CLIENT_GONE) return undefined;
+  let passed: Answered | Passed;
+  try {
+    passed = await guard.pass(arriving, read);
+  } catch (error) {
+    if (error === CLIENT_GONE) return undefined;
+    throw error;
+  }
   if (passed.answer !== undefined) {
-    if (!isTaken(exchange)) await send(passed.answer);
+    if (isTaken(exchange)) return undefined;
+    await (send === undefined ? respond(response, passed.answer) : send(passed.answer));
     return undefined;
   }
   const { marks, headers, meter, end } = passed;
@@ -108,7 +111,11 @@ export async function passExchange<R>(guard: Guard<R>, exchange: Exchange<R>): P
     // Without a guard the handler would have run by now.
     return marks.keystileJudged && marks;
   }
-  for (const [name, value] of Object.entries(headers)) setHeader(name, value);
+  for (const name of Object.keys(headers)) {
+    const value = headers[name] as string;
+    if (setHeader === undefined) response.setHeader(name, value);
+    else setHeader(name, value);
+  }
   if (end === undefined) return marks;
   let endMeter: (() => void) | undefined;
   followResponse(exchange, (how) => {
@@ -170,8 +177,12 @@ export function peekBody(
   return new Promise((resolve, reject) => {
     const chunks: Uint8Array[] = [];
     let size = 0;
+    let isListening = false;
+    let isOver = false;
 
     function stop(): void {
+      isOver = true;
+      if (!isListening) return;
       incoming.off("readable", onReadable);
       incoming.off("end", onEnd);
       incoming.off("close", onClose);
@@ -221,6 +232,10 @@ export function peekBody(
     if (Number(incoming.headers["content-length"]) > maxBytes) return resolve(undefined);
     // Somebody has it decoded: what is read then is text, not what was sent.
     if (incoming.readableEncoding) return resolve(undefined);
+    // As most bodies that are short: then there is nothing to listen to.
+    if (incoming.stream === undefined && isReceived(incoming)) onReadable();
+    if (isOver) return;
+    isListening = true;
     incoming.on("end", onEnd);
     incoming.on("close", onClose);
     incoming.on("readable", onReadable);
@@ -235,11 +250,6 @@ export function peekBody(
 function isReceived(incoming: NodeRequest): boolean {
   const { _readableState: state } = incoming as { readonly _readableState?: { readonly ended?: boolean } };
   return incoming.complete === true || state?.ended === true;
-}
-
-function orGone(error: unknown): typeof CLIENT_GONE {
-  if (error !== CLIENT_GONE) throw error;
-  return CLIENT_GONE;
 }
 
 /** Whether the client is gone, or somebody else has answered, as a timeout in front of the guard may do. */

@@ -61,17 +61,15 @@ export interface Answered {
   readonly judged: Judged;
 }
 
-/** The second phase, still to come. */
-export interface Arrived {
-  readonly answer?: undefined;
-  /** Judges model and money. */
-  admit(read: ReadsBody): Promise<Answered | Admitted>;
-}
+/** What handlers find, by the name under which they find it: a decision, or what a guard that only observes thinks. */
+export type Marks =
+  | { readonly keystile: Allowed; readonly keystileJudged?: undefined }
+  | { readonly keystile?: undefined; readonly keystileJudged: Judged };
 
-/** The request may pass. Whoever got this must call `end`, once the answer is over. */
-export interface Admitted {
+/** The request may pass: the handler runs, with these marks. Whoever got this must call `end`, once the answer is over. */
+export interface Passed {
   readonly answer?: undefined;
-  readonly decision: Allowed;
+  readonly marks: Marks;
   /** For whatever is answered: where the limits stand, and the id of the request. */
   readonly headers: Readonly<Record<string, string>>;
   /**
@@ -81,20 +79,10 @@ export interface Admitted {
   readonly meter: ((status: number, field: (name: string) => unknown) => UsageMeter | undefined) | undefined;
   /**
    * Ends the decision, unless the handler did: gives back for an answer that `failed`, else books what it came to. An
-   * answer that broke or whose client went is `cut`: what was spent is spent. Only the first call counts.
+   * answer that broke or whose client went is `cut`: what was spent is spent. Only the first call counts. Where the guard
+   * only observes, there may be nothing to end.
    */
-  end(how: AnswerEnd): void;
-}
-
-/** What handlers find, by the name under which they find it: a decision, or what a guard that only observes thinks. */
-export type Marks =
-  | { readonly keystile: Allowed; readonly keystileJudged?: undefined }
-  | { readonly keystile?: undefined; readonly keystileJudged: Judged };
-
-/** The handler runs, with these marks. Where the guard only observes, possibly with nothing to end. */
-export interface Passed extends Pick<Admitted, "answer" | "headers" | "meter"> {
-  readonly marks: Marks;
-  readonly end: Admitted["end"] | undefined;
+  readonly end: ((how: AnswerEnd) => void) | undefined;
 }
 
 export interface Guard<R> {
@@ -116,7 +104,11 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R> | Observ
   const gathered = gathering();
   const { prices, stripUsageChunk = false, maxBodyBytes = 10_485_760 } = options as GuardOptions<R>;
 
-  async function arrive(arriving: Arriving<R>): Promise<Answered | Arrived> {
+  async function pass(
+    arriving: Arriving<R>,
+    read: ReadsBody,
+    signal?: AbortSignal,
+  ): Promise<Answered | Passed> {
     const { request, method, url, headers } = arriving;
     const requestId = newRequestId();
     if (isPreflight(arriving)) {
@@ -132,31 +124,18 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R> | Observ
     try {
       const identified = await gate.identify({ headers, method, url, address, scopes });
       if (!identified.allowed) return refused(identified, about);
-      return { admit: (read) => admit(arriving, identified, about, read) };
-    } catch (error) {
-      return faulted(error, about);
-    }
-  }
-
-  async function admit(
-    arriving: Arriving<R>,
-    identified: Identified,
-    about: About,
-    read: ReadsBody,
-  ): Promise<Answered | Admitted> {
-    try {
-      const { method } = arriving;
+      signal?.throwIfAborted();
       const isUnread = isBodiless(method) && arriving.isBodied !== true;
       const body = isUnread ? UNREAD : await read(maxBodyBytes);
       const judged = judge(arriving, body, identified);
       const asked = judged instanceof Promise ? await judged : judged;
       const decision = await identified.admit(asked.admission);
       if (!decision.allowed) return refused(decision, about);
-      const headers = rateLimitHeaders(decision.limits, gate.wire.rateLimitHeaders);
-      headers["x-request-id"] = about.requestId;
-      headers["request-id"] = about.requestId;
+      const told = rateLimitHeaders(decision.limits, gate.wire.rateLimitHeaders);
+      told["x-request-id"] = requestId;
+      told["request-id"] = requestId;
       const { meter, end } = answering(method, decision, asked, options);
-      return { decision, headers, meter, end };
+      return { marks: { keystile: decision }, headers: told, meter, end };
     } catch (error) {
       return faulted(error, about);
     }
@@ -198,15 +177,7 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R> | Observ
     return { admission };
   }
 
-  async function pass(arriving: Arriving<R>, read: ReadsBody): Promise<Answered | Passed> {
-    const arrived = await arrive(arriving);
-    const admitted = arrived.answer ? arrived : await arrived.admit(read);
-    if (admitted.answer) return admitted;
-    const { decision, headers, meter, end } = admitted;
-    return { marks: { keystile: decision }, headers, meter, end };
-  }
-
-  if (options.mode === "observe") return { pass: observing(gate, arrive, options.maxWaitMs ?? 1_000) };
+  if (options.mode === "observe") return { pass: observing(gate, pass, options.maxWaitMs ?? 1_000) };
   return { pass };
 }
 
@@ -243,7 +214,7 @@ function answering(
   decision: Allowed,
   { estimate, strips = false }: Asked,
   { prices, onUnknownUsage = "estimate", readUsage }: GuardOptions<never> | ObservingOptions<never>,
-): Pick<Admitted, "meter" | "end"> {
+): Pick<Passed, "meter"> & { readonly end: NonNullable<Passed["end"]> } {
   const pricing = prices && estimate && { prices, estimate, asked: decision.model, onUnknownUsage };
   let meter: UsageMeter | undefined;
   let isEnded = false;

@@ -1,7 +1,7 @@
 import type { Allowed, Refused } from "./decision.js";
 import { isKeystileError } from "./errors.js";
 import type { FailureCode, RequestJudgedEvent } from "./events.js";
-import type { Answered, Arrived, Arriving, Guard, Passed, ReadsBody } from "./guard.js";
+import type { Answered, Arriving, Guard, Passed, ReadsBody } from "./guard.js";
 import type { Keystile } from "./keystile.js";
 import { systemRuntime } from "./runtime.js";
 
@@ -15,12 +15,8 @@ export type Judged =
   /** Answered a CORS preflight itself. */
   | { readonly would: "answer" };
 
-/** Makes of the two phases of a guard one that tells what it would do, and lets everything through. */
-export function observing<R>(
-  gate: Keystile,
-  arrive: (arriving: Arriving<R>) => Promise<Answered | Arrived>,
-  maxWaitMs: number,
-): Guard<R>["pass"] {
+/** Makes of a guard one that tells what it would do, and lets everything through. */
+export function observing<R>(gate: Keystile, pass: Pass<R>, maxWaitMs: number): Guard<R>["pass"] {
   // When the code that makes the guard has run, which may listen only then.
   queueMicrotask(() => {
     if (!gate.emit({ type: "guard.observing" })) console.warn(UNHEARD);
@@ -49,7 +45,7 @@ export function observing<R>(
       return passed({ would: "fail", code: signal.aborted ? "late" : code, error });
     }
 
-    const outcome = await Promise.race([judge(arrive, arriving, readInTime, signal), late]).catch(failed);
+    const outcome = await Promise.race([judge(pass, arriving, readInTime, signal), late]).catch(failed);
     stop();
     gate.emit(eventOf(outcome.marks.keystileJudged as Judged));
     return outcome;
@@ -59,20 +55,20 @@ export function observing<R>(
 const UNHEARD =
   'keystile: a guard with mode "observe" lets every request through. Listen to "guard.observing" to be told there.';
 
+/** A guard that answers. When `signal` is aborted, the body is the handler's. */
+type Pass<R> = (arriving: Arriving<R>, read: ReadsBody, signal: AbortSignal) => Promise<Answered | Passed>;
+
 async function judge<R>(
-  arrive: (arriving: Arriving<R>) => Promise<Answered | Arrived>,
+  pass: Pass<R>,
   arriving: Arriving<R>,
   read: ReadsBody,
   signal: AbortSignal,
 ): Promise<Passed> {
-  const arrived = await arrive(arriving);
-  // From now on the body is the handler's.
-  signal.throwIfAborted();
-  const admitted = arrived.answer ? arrived : await arrived.admit(read);
-  if (admitted.answer !== undefined) return passed(admitted.judged);
-  if (signal.aborted) admitted.end("failed");
-  const { decision, meter, end } = admitted;
-  return { ...passed({ would: "pass", decision }), meter, end };
+  const outcome = await pass(arriving, read, signal);
+  if (outcome.answer !== undefined) return passed(outcome.judged);
+  const { marks, meter, end } = outcome;
+  if (signal.aborted) end?.("failed");
+  return { ...passed({ would: "pass", decision: marks.keystile as Allowed }), meter, end };
 }
 
 function passed(judged: Judged): Passed {

@@ -36,8 +36,9 @@ export function requestedModels(parts: RequestParts): string | readonly string[]
   if (inPath === undefined || inBody === undefined || inQuery === undefined) return undefined;
   const bodyNames = inPath.isModelMethod ? inBody.map(withoutCollection) : inBody;
   const named = [...inPath.names, ...bodyNames, ...(inPath.isRealtime ? inQuery : [])];
+  if (named.length === 0) return undefined;
   const models = [...new Set([...named, ...inQuery])];
-  if (named.length === 0 || models.length > MAX_NAMED_MODELS || !models.every(isPlainName)) return undefined;
+  if (models.length > MAX_NAMED_MODELS || !models.every(isPlainName)) return undefined;
   return models.length === 1 ? models[0] : models;
 }
 

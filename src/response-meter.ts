@@ -1,6 +1,6 @@
 import { joinBytes } from "./body.js";
 import type { NodeResponse } from "./exchange.js";
-import type { Admitted } from "./guard.js";
+import type { Passed } from "./guard.js";
 import type { UsageMeter } from "./usage-meter.js";
 
 /** As Node has them: each takes its arguments in several forms. */
@@ -11,7 +11,7 @@ type Method = (this: unknown, ...parts: unknown[]) => unknown;
  * handler gives them, so that a response which is compressed on its way is still read. Calls go on as they came, with
  * their callbacks and results; only if a chunk may be stripped, with the bytes that are left. Returns what ends the meter.
  */
-export function meterResponse(response: NodeResponse, meterOf: NonNullable<Admitted["meter"]>): () => void {
+export function meterResponse(response: NodeResponse, meterOf: NonNullable<Passed["meter"]>): () => void {
   const methods = response as unknown as Record<"writeHead" | "write" | "end", Method>;
   const { writeHead, write, end } = methods;
   let meter: UsageMeter | undefined;
