@@ -97,7 +97,9 @@ export function countWaiting({ line }: LiveGroup, onlyForAnswer: boolean): numbe
 /** Whether there is nothing to be done but to store facts, for which nobody waits. */
 export function isOnlyFacts(group: LiveGroup): boolean {
   const { line, unanswered, renewals } = group;
-  return unanswered.length === 0 && renewals.size === 0 && line.waiting.every(({ options }) => options.isFact);
+  return (
+    unanswered.length === 0 && renewals.size === 0 && line.waiting.every(({ options }) => options.isFact)
+  );
 }
 
 /** How many are not known to be stored: those that wait, and those given up that may have been written. */

@@ -129,7 +129,7 @@ export const MUTANTS: readonly Mutant<Profile>[] = [
     find: "    collected: { ...ledger.collected, ...Object.fromEntries(collected) },",
     replace: "    collected: ledger.collected,",
     profiles: ["pauses", "crashes"],
-    caughtBy: ["holds-end-once"],
+    caughtBy: [...BOOKS],
   },
   {
     name: "a collected hold is charged and given back, too",
@@ -155,6 +155,7 @@ export const MUTANTS: readonly Mutant<Profile>[] = [
     profiles: ["pauses", "churn"],
     caughtBy: [
       "holds-end-once",
+      "allowances-are-held",
       "no-double-charge",
       "no-lost-charge",
       "documents-are-sound",
