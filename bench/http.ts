@@ -26,9 +26,6 @@ import { type Load, type OpenSubject, type Sample, type Subject, type Subjects, 
 const KEYS = 100;
 const CONNECTIONS = 64;
 
-/** What is asked less than some ten thousand times runs in part on code that is not compiled yet. */
-const WARM_UP_SECONDS = 4;
-
 const GET_PATH = "/v1/echo";
 const POST_PATH = "/v1/chat/completions";
 const BODY = JSON.stringify({
@@ -77,7 +74,6 @@ export function entries(): readonly Entry[] {
         contender: guarding,
         subject: `${framework} ${guarding} ${method}`,
         load: { keys: guarding === "keystile" ? KEYS : 1, callers: CONNECTIONS },
-        warmUpSeconds: WARM_UP_SECONDS,
       })),
     ),
   );

@@ -14,8 +14,6 @@ export interface Entry {
   readonly part: string;
   readonly subject: string;
   readonly address?: string;
-  /** How long it is asked before what it does counts. Unless told, for half as long as a round. */
-  readonly warmUpSeconds?: number;
 }
 
 /** What was measured of one contender in one scenario; one value a round. */
@@ -26,6 +24,9 @@ export interface Series {
   readonly cpuMicros: readonly number[];
   readonly figures: Readonly<Record<string, readonly number[]>>;
 }
+
+/** How long each is asked before what it does counts: until then it runs in part on code that is not compiled yet. */
+const WARM_UP_SECONDS = 4;
 
 export interface Pace {
   readonly rounds: number;
@@ -60,7 +61,7 @@ export async function measureRounds(entries: readonly Entry[], { rounds, seconds
           const worker = workers.get(idOf(entry)) as Worker;
           const sample = await worker.measure({
             ...entry.load,
-            seconds: round === 0 ? (entry.warmUpSeconds ?? seconds / 2) : seconds,
+            seconds: round === 0 ? WARM_UP_SECONDS : seconds,
           });
           if (round > 0) samples[n]?.push(sample);
         }
