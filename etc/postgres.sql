@@ -35,6 +35,15 @@ BEGIN
   IF current_setting('transaction_isolation') <> 'read committed' OR pg_is_in_recovery() THEN
     RAISE EXCEPTION 'Keystile needs READ COMMITTED, on the primary' USING ERRCODE = 'KS001';
   END IF;
+  IF cardinality(ids) = 1 AND expected[1] > 0 AND bodies NOT IN ('', 'null') THEN
+    UPDATE "keystile".documents SET version = nextval('"keystile".versions'), owner = owners[1], body = bodies
+      WHERE id = ids[1] AND version = expected[1] RETURNING version INTO written;
+    IF FOUND THEN
+      clock := floor(extract(epoch FROM clock_timestamp()) * 1000);
+      RETURN NEXT;
+      RETURN;
+    END IF;
+  END IF;
   IF changes THEN
     IF 0 = ANY (expected) THEN
       space := '"keystile".documents'::regclass::oid::integer;

