@@ -1,8 +1,8 @@
 /** Decisions in process, over the memory store: what a whole one costs beside its floor, and beside others. */
 import { hash } from "node:crypto";
-import type { KeystileOptions } from "keystile";
+import { type Documents, decide, type KeyRecord, type KeystileOptions, settle } from "keystile";
 import { memoryStore } from "keystile/memory";
-import { ADDRESS, bearer, MODEL, makeKeys, openGate, passing, secretOf } from "./gate.ts";
+import { ADDRESS, bearer, keyDocumentId, MODEL, makeKeys, openGate, passing, secretOf } from "./gate.ts";
 import { peer } from "./peer.ts";
 import type { Entry } from "./rounds.ts";
 import { ask, repeat, type Subject, type Subjects } from "./subject.ts";
@@ -11,6 +11,7 @@ const KEYS = 10_000;
 
 export const subjects: Subjects = {
   floor: async () => hashAndLookUp(),
+  rules: rulesAlone,
   keystile: async () => decisions(),
   leased: async () => decisions({ leases: true }),
   unknown: async () => refusals((n) => secretOf("unknown", n)),
@@ -25,6 +26,7 @@ export function entries(): readonly Entry[] {
   const many = { keys: KEYS, callers: 64 };
   return [
     { part, scenario, contender: "floor", subject: "floor", load: { keys: KEYS, callers: 1 } },
+    { part, scenario, contender: "its rules alone", subject: "rules", load: { keys: KEYS, callers: 1 } },
     { part, scenario, contender: "keystile", subject: "keystile", load: many },
     {
       part,
@@ -59,6 +61,35 @@ function hashAndLookUp(): Subject {
     measure: (load) => repeat(load, (turn) => known.get(hash("sha256", secrets[turn % KEYS] ?? ""))?.n ?? 0),
     close: async () => {},
   };
+}
+
+/**
+ * The pure part of a decision: the floor, and `decide` and `settle` on what was found. Without a store that may refuse,
+ * without anybody who waits, and nothing is cached, undone or told.
+ */
+async function rulesAlone(): Promise<Subject> {
+  const store = memoryStore();
+  const secrets = await makeKeys(store, KEYS, "core");
+  const { documents } = await store.read(secrets.map(keyDocumentId));
+  const now = Date.now();
+  const known = new Map<string, Documents>();
+  for (const { body } of documents) {
+    const key = body as unknown as KeyRecord;
+    known.set(key.secrets[0]?.digest ?? "", { key });
+  }
+
+  function pass(turn: number): number {
+    const digest = hash("sha256", secrets[turn % KEYS] ?? "");
+    const found = known.get(digest) as Documents;
+    const facts = { address: ADDRESS, model: MODEL, digests: [digest] };
+    const decided = decide(found, { facts, cost: 1 }, now);
+    if (!decided.verdict.allowed) throw new Error(decided.verdict.refusal.message);
+    const ending = { cost: 1, outcome: "settled", model: MODEL } as const;
+    known.set(digest, settle(decided.documents, decided.verdict.reservation, ending, now));
+    return decided.verdict.limits.length;
+  }
+
+  return { measure: (load) => repeat(load, pass), close: async () => {} };
 }
 
 async function decisions(options: Partial<KeystileOptions> = {}): Promise<Subject> {

@@ -48,7 +48,7 @@ export async function makeKeys(
       const keyId = keyIdOf(secret);
       const body = { ...record, secrets: [{ digest, hint: secret.slice(-4), endsAtMs: null }] };
       return [
-        [{ id: `key:${keyId}`, expected: 0, set: body as unknown as Json }],
+        [{ id: keyDocumentId(secret), expected: 0, set: body as unknown as Json }],
         [{ id: `secret:${digest}`, expected: 0, set: { format: record.format, keyId } }],
       ];
     });
@@ -68,6 +68,10 @@ export function secretOf(tag: string, n: number): string {
 function keyIdOf(secret: string): string {
   const random = hash("sha256", `id ${secret}`).slice(0, 24);
   return `${random.slice(0, 3)}.${random}`;
+}
+
+export function keyDocumentId(secret: string): string {
+  return `key:${keyIdOf(secret)}`;
 }
 
 export function bearer(secret: string): Record<string, string> {
