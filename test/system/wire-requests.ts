@@ -67,8 +67,8 @@ export function http2Of(
   const isInvalid = fields.some((field) => /: [ \t]|:\t|[ \t]$/.test(field));
   if (isOdd || isInvalid || raw !== undefined || pace !== undefined || version !== undefined)
     return undefined;
-  // There a body need not be declared, and that of a GET is nobody's business.
-  const isUndeclared = /^(?:GET|HEAD)$/.test(method) && contentOf(request).length > 0;
+  // There a body need not be declared, and that of a GET is nobody's business; `get` is one to some frameworks.
+  const isUndeclared = /^(?:GET|HEAD)$/i.test(method) && contentOf(request).length > 0;
   if (!path.startsWith("/") || isUndeclared) return undefined;
   const pseudo = [
     [":method", method],
