@@ -34,7 +34,7 @@ export async function readBytes(
 }
 
 /** `undefined` where there is no telling: servers make a `Request` late, and cannot of every URL, as with user info. */
-function bodyOf(request: Request): Request["body"] | undefined {
+export function bodyOf(request: Request): Request["body"] | undefined {
   try {
     return request.body;
   } catch {

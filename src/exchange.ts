@@ -77,7 +77,8 @@ interface Answering {
   readonly response: NodeResponse;
 }
 
-const CLIENT_GONE: unique symbol = Symbol("The client went away while its body was read.");
+/** What reading a body rejects with. */
+export const CLIENT_GONE: unique symbol = Symbol("The client went away while its body was read.");
 
 /**
  * Takes a request of a Node server through a guard. What the handler is to find, if it is to run; the end of the decision

@@ -1,8 +1,8 @@
 import type { Context, MiddlewareHandler } from "hono";
-import { type BodyEnd, followBody, readBytes } from "../body.js";
+import { type BodyEnd, bodyOf, followBody, readBytes } from "../body.js";
 import type { Allowed } from "../decision.js";
-import { followResponse, type NodeRequest, type NodeResponse } from "../exchange.js";
-import { createGuard, type Passed } from "../guard.js";
+import { CLIENT_GONE, followResponse, type NodeRequest, type NodeResponse, peekBody } from "../exchange.js";
+import { type Answered, createGuard, type Passed } from "../guard.js";
 import type { GuardOptions, ObservingOptions } from "../guard-options.js";
 import type { Answer } from "../http.js";
 import type { Keystile } from "../keystile.js";
@@ -55,15 +55,21 @@ export function keystile(
     const url = incoming?.url ?? raw.url.slice(raw.url.indexOf("/", "https://".length));
     const address = incoming?.socket.remoteAddress;
     const arriving = { request: c, method: raw.method, url, headers: raw.headers, address };
-    const passed = await guard.pass(arriving, async (maxBytes, signal) => ({
-      bytes: await readBytes(raw, maxBytes, signal),
-    }));
+    let passed: Answered | Passed;
+    try {
+      passed = await guard.pass(arriving, async (maxBytes, signal) => ({
+        bytes: await readBody(raw, incoming, maxBytes, signal),
+      }));
+    } catch (error) {
+      if (error === CLIENT_GONE) return answerNobody();
+      throw error;
+    }
     if (passed.answer !== undefined) return respond(passed.answer);
     const isGone = incoming?.aborted === true || incoming?.socket.destroyed === true;
     if (isGone && passed.marks.keystile !== undefined) {
-      // The client went while it was judged; over HTTP/2 what it had sent of a body seems to be all. Nobody reads this.
+      // The client went while it was judged; over HTTP/2 what it had sent of a body seems to be all.
       passed.end?.("failed");
-      return new Response(null, { status: 400 });
+      return answerNobody();
     }
 
     for (const [name, value] of Object.entries(passed.marks)) c.set(name, value);
@@ -78,6 +84,43 @@ export function keystile(
     }
     return undefined;
   };
+}
+
+/** The bytes of a body, which handlers can still read and forward. */
+async function readBody(
+  raw: Request,
+  incoming: Bindings["incoming"],
+  maxBytes: number,
+  signal: AbortSignal | undefined,
+): Promise<Uint8Array | undefined> {
+  if (incoming === undefined || !isUntouched(raw, incoming)) return readBytes(raw, maxBytes, signal);
+  let bytes: Uint8Array | undefined;
+  try {
+    // A `Request` that is made and divided for this would cost more than the decision.
+    bytes = await peekBody(incoming, maxBytes, signal);
+  } finally {
+    // A stream that somebody has read from is given to handlers in a `Request` only.
+    if (bytes === undefined) bodyOf(raw);
+  }
+  if (bytes === undefined) return undefined;
+  // Where the server looks for a body that was read before.
+  incoming.rawBody = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  incoming.resume();
+  return bytes;
+}
+
+/** Whether a request of `@hono/node-server` is as it came: it stands for that of Node, and no `Request` was made of it. */
+function isUntouched(raw: Request, incoming: NonNullable<Bindings["incoming"]>): boolean {
+  const parts = Object.getOwnPropertySymbols(raw).map(
+    (name) => (raw as unknown as Record<symbol, unknown>)[name],
+  );
+  const isAsItCame = parts.includes(incoming) && !parts.some((part) => part instanceof Request);
+  return isAsItCame && !raw.bodyUsed && incoming.rawBody === undefined && !incoming.readableDidRead;
+}
+
+/** The client is gone: nobody reads this. */
+function answerNobody(): Response {
+  return new Response(null, { status: 400 });
 }
 
 /** Sets headers, also of an answer that was fetched, which itself cannot be changed. */
@@ -130,7 +173,7 @@ function respond({ status, headers, body }: Answer): Response {
 
 /** What `@hono/node-server` has under a request; its request alone has the URL as it was received. */
 interface Bindings {
-  readonly incoming?: Pick<NodeRequest, "url" | "aborted" | "socket">;
+  readonly incoming?: NodeRequest & { readonly readableDidRead?: boolean; rawBody?: Uint8Array };
   readonly outgoing?: NodeResponse;
 }
 

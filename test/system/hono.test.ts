@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { type AddressInfo, connect, type Socket } from "node:net";
 import { createAdaptorServer } from "@hono/node-server";
-import { Hono } from "hono";
+import { type Context, Hono } from "hono";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { type KeystileEnv, keystile, stripCredentials } from "../../src/adapters/hono.js";
 import { createKeystile, type Keystile, type KeyView } from "../../src/index.js";
@@ -307,6 +307,80 @@ describe("on the wire", () => {
     const response = await call("/200?chunks=3");
     expect(response.headers.get("content-type")).toBe("text/plain");
     expect(await response.text()).toBe("chunk 0;chunk 1;chunk 2;");
+  });
+});
+
+describe("a body that was judged", () => {
+  const READS: Readonly<Record<string, (c: Context) => Promise<string>>> = {
+    "as text": (c) => c.req.text(),
+    "as JSON": async (c) => JSON.stringify(await c.req.json()),
+    "as bytes": async (c) => new TextDecoder().decode(await c.req.arrayBuffer()),
+    "from the request": (c) => c.req.raw.text(),
+    "from its stream": (c) => new Response(c.req.raw.body).text(),
+    "from a copy": (c) => c.req.raw.clone().text(),
+    "from another request": (c) => new Request(c.req.raw).text(),
+  };
+  const BEFORE: Readonly<Record<string, (c: Context) => unknown>> = {
+    "that nobody has touched": () => {},
+    "that was looked at": (c) => c.req.raw.body,
+    "that was copied": (c) => c.req.raw.clone().text(),
+    "of a request made anew": (c) => {
+      c.req.raw = new Request(c.req.raw);
+    },
+  };
+
+  async function serve(
+    before: (c: Context) => unknown,
+    read: (c: Context) => Promise<string>,
+    maxBodyBytes = 2_000_000,
+  ): Promise<string> {
+    const app = new Hono();
+    app.use(async (c, next) => {
+      await before(c);
+      await next();
+    });
+    app.use(keystile(gate, { maxBodyBytes }));
+    app.post("*", async (c) => c.text(await read(c)));
+    await stop(server);
+    server = createAdaptorServer({ fetch: app.fetch }) as Server;
+    return listen(server);
+  }
+
+  async function post(url: string, body: string | ReadableStream, key = secret): Promise<Response> {
+    const headers = { authorization: `Bearer ${key}`, "content-type": "application/json" };
+    return fetch(url, { method: "POST", headers, body, duplex: "half" } as RequestInit);
+  }
+
+  const every = Object.keys(BEFORE).flatMap((before) =>
+    Object.keys(READS).map((read) => [before, read] as const),
+  );
+  test.each(every)("%s is read %s, short or long, at once or in pieces", async (before, read) => {
+    const url = await serve(BEFORE[before] as (typeof BEFORE)[string], READS[read] as (typeof READS)[string]);
+    for (const length of [1, 300_000]) {
+      const body = JSON.stringify({ model: "gpt-5", text: "ä".repeat(length) });
+      expect((await (await post(url, body)).text()) === body).toBe(true);
+      expect((await (await post(url, new Blob([body]).stream())).text()) === body).toBe(true);
+    }
+  });
+
+  test.each(Object.keys(READS))("beyond the bound is still read %s", async (read) => {
+    const url = await serve(() => {}, READS[read] as (typeof READS)[string], 1_000);
+    const body = JSON.stringify({ text: "ä".repeat(100_000) });
+    expect((await (await post(url, body)).text()) === body).toBe(true);
+    expect((await (await post(url, new Blob([body]).stream())).text()) === body).toBe(true);
+  });
+
+  test("is the one that handlers get, whatever was sent", async () => {
+    const listed = await gate.keys.issue({ allowedModels: ["gpt-*"] });
+    const url = await serve(
+      (c) => {
+        c.req.raw = new Request(c.req.raw, { body: '{"model":"claude-5"}' });
+      },
+      (c) => c.req.text(),
+    );
+    const response = await post(url, '{"model":"gpt-5"}', listed.secret);
+    expect(response.status).toBe(403);
+    expect(await response.json()).toMatchObject({ error: { code: "model_access_denied" } });
   });
 });
 
