@@ -25,7 +25,7 @@ import {
 } from "./metering.js";
 import { type Judged, observing } from "./observing.js";
 import type { Estimate } from "./prices.js";
-import { mayHaveBody, requestedModels } from "./request-models.js";
+import { mayHaveBody, modelsWith, requestedModels } from "./request-models.js";
 import { parseJsonBody } from "./strict-json.js";
 import type { UsageMeter } from "./usage-meter.js";
 
@@ -47,6 +47,8 @@ export interface ReadBody {
   readonly headers?: Arrival["headers"];
   /** The value of a JSON body, where it was parsed already. */
   readonly value?: unknown;
+  /** It was not parsed by `parseJsonBody`, which goes by what all readers understand alike. */
+  readonly isLenient?: boolean;
 }
 
 /**
@@ -147,10 +149,14 @@ export function createGuard<R>(gate: Keystile, options: GuardOptions<R> | Observ
     const { cost = 1, tokens = 0 } = options;
     const isCounting = typeof cost === "function" || typeof tokens === "function";
     const isAsked = prices !== undefined || isCounting || typeof options.model === "function";
-    const value = isAsked && body !== undefined ? (read.value ?? parseJsonBody(headers, body)) : undefined;
+    const parsed = read.value ?? (isAsked && body !== undefined ? parseJsonBody(headers, body) : undefined);
+    const value = isAsked && body !== undefined ? parsed : undefined;
     const isUnread = body === undefined && arriving.isBodied === true;
-    const named = (): Admission["model"] =>
-      requestedModels({ method, url, headers, body: isUnread ? NO_TEXT : body });
+    const parts = { method, url, headers, body: isUnread ? NO_TEXT : body };
+    // At once where it is parsed: whoever is asked for the model may change that.
+    const known =
+      parsed === undefined || read.isLenient === true ? undefined : { models: modelsWith(parts, parsed) };
+    const named = (): Admission["model"] => (known === undefined ? requestedModels(parts) : known.models);
     const model =
       options.model === undefined ? named() : atOnce("model", options.model(request, value, named));
     if (prices === undefined) {

@@ -29,9 +29,14 @@ export const MAX_NAMED_MODELS = 100;
  * Never throws. Takes time linear in the length of URL and body, at whatever depth of nesting.
  */
 export function requestedModels(parts: RequestParts): string | readonly string[] | undefined {
+  return modelsWith(parts, undefined);
+}
+
+/** The same for a body of which `value` is what `parseJsonBody` made, where it made anything. */
+export function modelsWith(parts: RequestParts, value: unknown): string | readonly string[] | undefined {
   const { path, query } = divideUrl(parts.url);
   const inPath = readPath(path, parts.method);
-  const inBody = readBody(parts);
+  const inBody = value === undefined ? readBody(parts) : namedIn(value);
   const inQuery = readPairs(query, QUERY);
   if (inPath === undefined || inBody === undefined || inQuery === undefined) return undefined;
   const bodyNames = inPath.isModelMethod ? inBody.map(withoutCollection) : inBody;
@@ -65,8 +70,12 @@ function readBody({ method, headers, body }: RequestParts): readonly string[] | 
   if (text === undefined) return undefined;
   // Many JSON readers ignore the type; no encoder leaves a brace as it is.
   if (isUrlEncoded(contentType)) return text.includes("{") ? undefined : readPairs(text, FORM);
+  return isJson(contentType) ? namedIn(parseStrictJson(text)) : undefined;
+}
+
+function namedIn(value: unknown): readonly string[] | undefined {
   const found = new Set<string>();
-  return isJson(contentType) && readJson(text, BODY, found) ? [...found] : undefined;
+  return isObject(value) && BODY(value, found) ? [...found] : undefined;
 }
 
 /** Whether there may be a body that was only not read. A request over HTTP/2 need not declare its body. */

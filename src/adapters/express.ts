@@ -112,11 +112,12 @@ function kept(request: GuardedRequest, body: Awaited<ReturnType<typeof readBody>
 function asParsed(body: unknown): ReadBody {
   if (body === undefined || body instanceof Uint8Array) return { bytes: body };
   const text = textOf(body);
-  if (text === undefined) return { bytes: undefined, value: body };
+  if (text === undefined) return { bytes: undefined, value: body, isLenient: true };
   return {
     bytes: new TextEncoder().encode(text),
     headers: { "content-type": "application/json" },
     value: body,
+    isLenient: true,
   };
 }
 
