@@ -377,7 +377,8 @@ describe.each(servers)("a $name server", ({ start, outages }) => {
       }
       const all = books.map((one) => one.counts());
       expect(all.some(({ admitted }) => admitted > 0)).toBe(true);
-      if (isFelt) expect(all.some(({ faults }) => faults > 0)).toBe(true);
+      // A lease may last until a server is back that starts in no time.
+      if (isFelt && revalidateMs === undefined) expect(all.some(({ faults }) => faults > 0)).toBe(true);
       await Promise.all(instances.map((instance) => instance.close()));
     }
 

@@ -103,9 +103,8 @@ describe("a subpath", () => {
     const { files, outside } = reach(installed, "dist/index.js", { atOnce: true });
     expect(outside).toEqual(["ipaddr.js", "node:crypto"]);
     const later = reach(installed, "dist/index.js").files.filter((file) => !files.includes(file));
-    expect(later).toEqual(
-      expect.arrayContaining(["leases", "management", "standing"].map((name) => `dist/${name}.js`)),
-    );
+    const parts = later.map((file) => file.replace(/^dist\/|-\w{8}\.js$/g, ""));
+    expect(parts).toEqual(expect.arrayContaining(["leases", "management", "standing"]));
   });
 
   it.each(SUBPATHS)("$name leaves the environment and the network alone", ({ code }) => {
