@@ -191,9 +191,8 @@ export function fillBuckets<L extends Limited>(
 export function drained({ perWindow }: Rate, bucket: Level | undefined, now: number): Level {
   if (bucket === undefined) return { level: 0, atMs: now };
   const elapsedMs = Math.max(0, now - bucket.atMs);
-  // Compared before it is multiplied: a long pause at a high rate would leave the safe integers.
-  const isEmpty = elapsedMs > Number.MAX_SAFE_INTEGER / perWindow;
-  const level = isEmpty ? 0 : Math.max(0, bucket.level - elapsedMs * perWindow);
+  // After a long pause at a high rate the product is not exact, but then it is more than any level.
+  const level = Math.max(0, bucket.level - elapsedMs * perWindow);
   return { level, atMs: Math.max(now, bucket.atMs) };
 }
 

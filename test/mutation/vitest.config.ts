@@ -4,7 +4,7 @@ import { defineConfig } from "vitest/config";
 const FILES = process.env["KEYSTILE_MUTATION_TESTS"]?.split(",") ?? [
   ...["secret", "credential", "address", "rules", "decide", "evasions", "models", "model-limits", "limits"],
   ...["token-limits", "cycle", "quota", "funds", "settle", "expiry", "ledger", "http", "refusal"],
-  ...["lease", "accounts", "funds-by-units"],
+  ...["lease", "accounts", "funds-by-units", "address-limit"],
 ];
 
 /**

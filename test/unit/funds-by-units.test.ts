@@ -65,7 +65,7 @@ test("an estimate", () => {
       const outcome = allot(documents, cost);
       const expected = admitted(given, cost);
       if (typeof expected !== "string") {
-        const cycle = given.pays === "subscription" ? { cycle: CYCLE } : {};
+        const cycle = given.pays === "nothing" ? {} : { cycle: CYCLE };
         expect(outcome).toEqual({ fits: true, shares: { ...expected, ...cycle } });
         return;
       }
@@ -83,7 +83,7 @@ test("what a request really cost", () => {
     fc.property(state, cost, promise, fc.boolean(), (given, cost, promise, isClosed) => {
       const { key, account } = documentsOf(given, isClosed);
       const promised = promisedOf(given, promise);
-      const cycle = given.pays === "subscription" ? CYCLE : undefined;
+      const cycle = given.pays === "nothing" ? undefined : CYCLE;
       const charged = divideActual({ key, account }, { account: promised, cycle }, cost);
       expect(charged).toEqual(chargedFor(given, promised, cost));
     }),
@@ -114,8 +114,8 @@ test("how it stands", () => {
       expect(quotaStatus({ key, account })).toEqual(isShared ? shared : own);
       if (account === undefined) return;
       expect(balanceStatus(account)).toEqual(statusOf(given.balance));
-      expect(subscriptionQuota(account)).toEqual(given.pays === "balance" ? undefined : shared);
-      const isOff = given.pays === "balance" || given.payAsYouGo === "off";
+      expect(subscriptionQuota(account)).toEqual(shared);
+      const isOff = given.payAsYouGo === "off";
       const payg = isOff ? undefined : { ...statusOf(given.payAsYouGo as Heap), ...resetOf(given) };
       expect(payAsYouGoQuota(account)).toEqual(payg);
     }),
@@ -347,7 +347,7 @@ function documentsOf(given: State, isClosed = false): Documents {
     key: { ...owned, account: { id: "000.test", pays } },
     account: {
       ...account,
-      subscription: pays === "balance" ? undefined : terms,
+      subscription: terms,
       closed: isClosed ? { [CYCLE]: subscription.limit } : {},
       used: amountsOf(amounts("used")),
       nodes: heldBy(amounts("held")),

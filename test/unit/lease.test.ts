@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { cut, sliceOf } from "../../src/lease.js";
 import { hold } from "../../src/ledger.js";
+import { roomInLimits, takeRequest } from "../../src/limits.js";
 import { sampleKey } from "../../src/testing/sample-key.js";
 
 const NOW = 1_000_000;
@@ -39,6 +40,29 @@ describe("a slice", () => {
     const slice = (record: typeof key) =>
       sliceOf({ key: record }, { wanted, families: [], sharePercent: 10 }, NOW)?.cost;
     expect([slice(key), slice(held)]).toEqual([1_000, 300]);
+  });
+
+  test("counts what is in a bucket, and in those of all families", () => {
+    const limits = [
+      { requests: 100, windowMs: 1_000 },
+      { requests: 80, windowMs: 1_000, per: "model" as const },
+    ];
+    const key = sampleKey({ limits });
+    const level = (count: number) => ({ level: count * 1_000, atMs: NOW });
+    const levels = { "requests/1000": level(30), "requests/1000/model/=b": level(20) };
+    const room = (families: readonly string[], change = {}) =>
+      roomInLimits({ ...key, levels, ...change }, families, 50, NOW);
+    expect(room([])).toEqual({ requests: 35, tokens: Number.MAX_SAFE_INTEGER });
+    expect(room(["a", "b"])).toMatchObject({ requests: 30 });
+    expect(room(["a", "b"], { levels: {} })).toMatchObject({ requests: 40 });
+  });
+
+  test("takes no place in a limit before its requests come, but holds it", () => {
+    const key = sampleKey({ limits: [{ requests: 10, windowMs: 1_000 }] });
+    const ask = (places: number) => takeRequest(key, { families: [], tokens: 0, places }, NOW);
+    const levels = { "requests/1000": { level: 0, atMs: NOW } };
+    expect(ask(10)).toEqual({ fits: true, levels, held: { "requests/1000": 10 } });
+    expect(ask(11)).toMatchObject({ fits: false });
   });
 
   test("of tokens is a share of their limit", () => {

@@ -2,6 +2,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import type { KeyRecord, Limit, RequestLimit } from "../../src/documents.js";
 import * as limits from "../../src/limits.js";
+import { assertCountable, rateOf } from "../../src/rates.js";
 import { sampleKey } from "../../src/testing/sample-key.js";
 
 // The limits of this file are the key's own; those per model are in model-limits.test.ts.
@@ -113,6 +114,22 @@ describe("one request limit", () => {
     const record = full(limit, T0);
     expect(takeRequest(record, T0)).toMatchObject({ fits: false, retryAfterMs: 1 });
     expect(takeRequest(record, T0 + 1).fits).toBe(true);
+  });
+
+  test("is not bounded by the bucket, which a plan of 100 percent leaves alone", () => {
+    const limit = { requests: Number.MAX_SAFE_INTEGER, windowMs: 1_000, burst: 2 };
+    expect(rateOf(limit).perWindow).toBe(Number.MAX_SAFE_INTEGER);
+    expect(rateOf(limit, 50).perWindow).toBe(Math.floor(Number.MAX_SAFE_INTEGER / 1_000));
+  });
+
+  test("may hold what can be counted exactly, and not one unit more", () => {
+    const most = { windowMs: 6_361, requests: Number.MAX_SAFE_INTEGER / 6_361 };
+    expect(Number.isInteger(most.requests)).toBe(true);
+    expect(() => assertCountable(rateOf(most), "limits[0]")).not.toThrow();
+    const more = rateOf({ ...most, requests: most.requests + 1 });
+    expect(() => assertCountable(more, "limits[0]")).toThrow(
+      /limits\[0\].*burst \(or requests, or tokens\) times windowMs must stay within 2\^53 - 1.*Received 9007199254747352/s,
+    );
   });
 
   test("keeps what was used when the rate is edited", () => {

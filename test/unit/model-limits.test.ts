@@ -68,6 +68,55 @@ describe("a limit per model", () => {
     const record = taken(taken(keyWith(1), ["x".repeat(64)]), ["y".repeat(65)]);
     expect(takeRequest(record, ["x".repeat(63)], T0).fits).toBe(true);
     expect(takeRequest(record, ["z".repeat(65)], T0).fits).toBe(false);
+    // Whoever comes between does not make it forgotten.
+    const later = taken(record, ["x".repeat(63)]);
+    expect(takeRequest(later, ["z".repeat(65)], T0).fits).toBe(false);
+  });
+
+  test("tells once of a bucket that several families share", () => {
+    const long = ["y".repeat(65), "z".repeat(65)];
+    expect(limitStatus(taken(keyWith(2), long), long, T0)).toMatchObject([{ remaining: 1 }]);
+  });
+
+  test("has room for one more beside 63, whatever else the request asks for, and whatever other limits there are", () => {
+    const limits = [
+      { requests: 999, windowMs: MINUTE },
+      { requests: 1, windowMs: MINUTE, per: "model" as const },
+    ];
+    let record = sampleKey({ limits }, T0);
+    for (let n = 0; n < 63; n += 1) record = taken(record, [`model-${n}`]);
+    const known = {
+      ...record,
+      policy: { ...record.policy, limits: [limits[0], { ...limits[1], burst: 2 }] },
+    };
+    expect(taken(known as KeyRecord, ["model-0", "model-63"]).levels).toHaveProperty([
+      `requests/${MINUTE}/model/=model-63`,
+    ]);
+    expect(taken(record, ["model-63"]).levels).not.toHaveProperty([`requests/${MINUTE}/model/other`]);
+  });
+
+  test("tells of the bucket that a request would go into, also where an own one has drained", () => {
+    const shared = `requests/${MINUTE}/model/other`;
+    const own = `requests/${MINUTE}/model/=a`;
+    const record = {
+      ...keyWith(3),
+      levels: { [own]: { level: 1, atMs: T0 - 1 }, [shared]: { level: 2 * MINUTE, atMs: T0 } },
+    };
+    expect(limitStatus(record, ["a"], T0)).toMatchObject([{ remaining: 1 }]);
+    expect(Object.keys(taken(record, ["a"]).levels)).toEqual([shared]);
+  });
+
+  test("forgets a bucket by its own rate, whatever other limits there are", () => {
+    const limits = [
+      { requests: 1_000, windowMs: 1_000 },
+      { requests: 1_000, windowMs: 1_000, per: "model" as const },
+      { requests: 1, windowMs: MINUTE, per: "model" as const },
+    ];
+    const record = taken(sampleKey({ limits }, T0), ["a"]);
+    const later = taken(record, ["b"], T0 + 2_000);
+    expect(Object.keys(later.levels).filter((name) => name.endsWith("=a"))).toEqual([
+      `requests/${MINUTE}/model/=a`,
+    ]);
   });
 
   test("admits no more to a family that had to share a bucket before it got its own", () => {

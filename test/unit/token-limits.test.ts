@@ -69,6 +69,7 @@ describe("a limit in tokens", () => {
     ["a part of a millisecond counts whole", 50_001, [], 60, 101],
     ["only what is held is in the way: nobody knows when it ends", 0, [60], 60, 1_000],
     ["both: what is held may end any time", 50_000, [60], 60, 100],
+    ["what is held is in the way of the last one", 60_000, [1], 40, 1_000],
     ["it never fits: longer than a client waits by itself", 0, [], 101, 3_600_000],
     ["it never fits, whatever is there", 50_000, [60], 101, 3_600_000],
   ])("says when to come back: %s", (_, level, held, estimate, retryAfterMs) => {
@@ -147,6 +148,13 @@ describe("a limit in tokens", () => {
   });
 });
 
+test("a family of which something is only held keeps its bucket", () => {
+  const perModel = sampleKey({ limits: [{ ...LIMIT, per: "model" }] });
+  const one = admitted({ key: perModel }, 40, T0, "a");
+  const other = admitted(one.documents, 40, T0 + 1, "b");
+  expect(Object.keys(other.documents.key.levels).sort()).toEqual([`${NAME}/model/=a`, `${NAME}/model/=b`]);
+});
+
 describe("the end of a request", () => {
   const key = sampleKey({ limits: [LIMIT] });
 
@@ -181,6 +189,13 @@ describe("the end of a request", () => {
     const after = ended(documents, reservation, { tokens: MAX }, T0).key;
     expect(after.levels[NAME]).toEqual({ level: MAX - (MAX % 1_000), atMs: T0 });
     expect(asked(after, 1, T0 + 1_000).fits).toBe(false);
+    const more = fillBuckets(busy(LIMIT, 5_001, []), { [NAME]: MAX }, T0);
+    expect(more.levels[NAME]?.level).toBe(MAX - ((MAX - 5_001) % 1_000));
+  });
+
+  test("leaves the buckets alone where it took nothing", () => {
+    const record = busy(LIMIT, 5_000, []);
+    expect(fillBuckets(record, { [NAME]: 0 }, T0 + 10).levels).toEqual(record.levels);
   });
 
   test("is put in after what has drained meanwhile, as fast as the plan lets it", () => {
@@ -238,6 +253,12 @@ describe("the end of a request", () => {
     for (const one of reservations) documents = ended(documents, one, { tokens: 1 }, T0);
     // 64, and the one that the others share.
     expect(Object.keys(documents.key.levels).length).toBeLessThanOrEqual(65);
+    // Which does not keep those that are there, and the limit for all models, from being filled.
+    const both = sampleKey({ limits: [LIMIT, { ...LIMIT, per: "model" }] });
+    const own = `${NAME}/model/=model-0`;
+    const filled = fillBuckets({ ...both, levels: documents.key.levels }, { [NAME]: 2, [own]: 3 }, T0);
+    expect(filled.levels[NAME]?.level).toBe(2_000);
+    expect(filled.levels[own]?.level).toBe((documents.key.levels[own]?.level ?? 0) + 3_000);
   });
 });
 
