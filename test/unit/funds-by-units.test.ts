@@ -123,6 +123,13 @@ test("how it stands", () => {
   );
 });
 
+test("without a subscription there is none to be told of", () => {
+  const account = sampleAccount({ payAsYouGo: { capPerCycle: 5 }, credited: 9 }, T0);
+  expect([subscriptionQuota(account), payAsYouGoQuota(account)]).toEqual([undefined, undefined]);
+  const key = { ...sampleKey({}, T0), account: { id: "000.test", pays: "subscription" as const } };
+  expect(quotaStatus({ key, account })).toMatchObject({ limit: 0, remaining: 0 });
+});
+
 // ── the same by coins ─────────────────────────────────────────────────────────────────────────────────────────────
 
 type Purse = "key@0" | "balance@0" | "subscription" | "payg";
