@@ -13,6 +13,13 @@ import { type Results, readResults } from "./results.ts";
 
 const DOCS = join(import.meta.dirname, "../docs");
 
+const SIZES_ON_PAPER: readonly Size[] = [
+  { keys: 1e6, perSecond: 1e3 },
+  { keys: 1e7, perSecond: 1e4 },
+  { keys: 1e8, perSecond: 1e5 },
+  { keys: 1e9, perSecond: 1e6 },
+];
+
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) render();
 
 export function render(): void {
@@ -105,13 +112,6 @@ function costsTable(costs: Costs): string {
     ],
   );
 }
-
-const SIZES_ON_PAPER: readonly Size[] = [
-  { keys: 1e6, perSecond: 1e3 },
-  { keys: 1e7, perSecond: 1e4 },
-  { keys: 1e8, perSecond: 1e5 },
-  { keys: 1e9, perSecond: 1e6 },
-];
 
 function paperTable(costs: Costs): string {
   const kinds = [
